@@ -1,0 +1,46 @@
+//! The shapes of Lessor's protocol: one definition for the service, its client and its agents.
+//!
+//! JSON in snake_case; times in RFC 3339, UTC; durations are numbers of seconds in fields that end
+//! in `_seconds`. Every field of a response is always there, null when empty. A request refuses
+//! unknown fields, a client ignores them: that is why request types carry `deny_unknown_fields`
+//! and response types do not.
+//!
+//! What this crate does not do: validate values (the service does) or talk to anything.
+
+mod agents;
+mod claims;
+mod events;
+mod merge;
+mod page;
+mod pools;
+mod problem;
+mod reports;
+mod sessions;
+mod words;
+
+pub use agents::*;
+pub use claims::*;
+pub use events::*;
+pub use page::*;
+pub use pools::*;
+pub use problem::*;
+pub use reports::*;
+pub use sessions::*;
+pub use words::*;
+
+use std::collections::BTreeMap;
+
+/// Labels of a pool, agent or session: at most 64, keys and values at most 256 bytes.
+pub type Labels = BTreeMap<String, String>;
+
+/// JSON kept exactly as it was sent: key order, duplicate keys and long numbers survive.
+pub type RawJson = Box<serde_json::value::RawValue>;
+
+/// The versions of the agent's protocol that this crate speaks, newest last.
+pub const PROTOCOL_VERSIONS: &[i32] = &[1];
+
+/// The empty JSON object.
+#[must_use]
+pub fn empty_object() -> RawJson {
+    serde_json::value::RawValue::from_string("{}".to_owned()).unwrap_or_default()
+}
