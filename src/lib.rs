@@ -1,1 +1,29 @@
-//! x
+//! Lessor: the control plane of long-lived sessions, leased and never owned.
+//!
+//! The rooms, in the order in which a session meets them: it is created (`sessions`) in a pool
+//! (`pools`), claimed (`claims`) by an agent (`agents`) under its lease (`leases`), which reports
+//! on it (`reports`); all of it leaves history (`events`). `upkeep` does what happens by itself,
+//! `wakeups` says who should look. `store` is the database and no feature, `http` the web and no
+//! feature.
+
+pub mod agents;
+pub mod api;
+pub mod app;
+pub mod claims;
+pub mod config;
+pub mod dev;
+pub mod error;
+pub mod events;
+pub mod http;
+pub mod idempotency;
+pub mod leases;
+pub mod pools;
+pub mod postgres;
+pub mod problem;
+pub mod reports;
+pub mod serve;
+pub mod sessions;
+pub mod store;
+pub mod telemetry;
+pub mod upkeep;
+pub mod wakeups;

@@ -1,1 +1,92 @@
-fn main(){}
+//! The command line.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use lessor::config::{self, Config};
+use lessor::postgres::{GuardArgs, run_guarded_child};
+use lessor::serve::{self, Fatal};
+use lessor::store::migrate;
+use lessor::{api, telemetry};
+use secrecy::ExposeSecret as _;
+
+// Tens of thousands of parked polls are small allocations that live for a minute.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The control plane of long-lived sessions: leased, never owned.
+#[derive(Parser)]
+#[command(name = "lessor", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one of it")]
+enum Command {
+    /// Serve the API
+    Serve(#[command(flatten)] Config),
+    /// Bring the schema of DATABASE_URL up to date, and do nothing else
+    Migrate(#[command(flatten)] Config),
+    /// Print the OpenAPI document
+    Openapi,
+    /// Print every option as a table
+    Options,
+    /// Runs PostgreSQL so that it ends with the service
+    #[command(hide = true)]
+    PostgresGuard(#[command(flatten)] GuardArgs),
+}
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    // Replaces the process: nothing may have been started before.
+    if let Command::PostgresGuard(args) = &command {
+        run_guarded_child(args);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("lessor: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lessor: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<(), Fatal> {
+    match command {
+        Command::Serve(config) => {
+            telemetry::init_logs(config.log_format, &config.log)?;
+            let running = serve::start(config).await?;
+            running.until(serve::signalled()).await
+        }
+        Command::Migrate(config) => {
+            telemetry::init_logs(config.log_format, &config.log)?;
+            let Some(url) = &config.database_url else {
+                return Err("migrate needs DATABASE_URL; the private database is migrated at each start".into());
+            };
+            let ran = migrate::run(url.expose_secret()).await.map_err(|error| error.to_string())?;
+            match ran.as_slice() {
+                [] => println!("the schema is up to date"),
+                ran => println!("migrated: {}", ran.join(", ")),
+            }
+            Ok(())
+        }
+        Command::Openapi => {
+            println!("{}", api::openapi().to_pretty_json()?);
+            Ok(())
+        }
+        Command::Options => {
+            print!("{}", config::reference());
+            Ok(())
+        }
+        Command::PostgresGuard(args) => run_guarded_child(&args),
+    }
+}

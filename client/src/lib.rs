@@ -1,1 +1,21 @@
-//! x
+//! A typed client of Lessor, and the loop that an agent runs.
+//!
+//! [`Client`] has one method for every call that people, tools and agents make. It retries nothing
+//! by itself: [`Error::is_retryable`] and [`Error::retry_after`] say what may be tried again.
+//!
+//! [`agent_loop`] is for people who write agents: implement [`agent_loop::Driver`] for a platform,
+//! and [`agent_loop::Agent::run`] does the rest: leases, claims, acceptance, reports, fencing.
+
+mod agents;
+mod client;
+mod error;
+mod pools;
+mod sessions;
+
+pub mod agent_loop;
+
+pub use agents::AgentFilter;
+pub use client::{Client, Paging};
+pub use error::Error;
+pub use lessor_protocol as protocol;
+pub use sessions::{DeleteSession, SessionFilter};

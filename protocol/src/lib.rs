@@ -15,6 +15,7 @@ mod page;
 mod pools;
 mod problem;
 mod reports;
+mod service;
 mod sessions;
 mod words;
 
@@ -25,6 +26,7 @@ pub use page::*;
 pub use pools::*;
 pub use problem::*;
 pub use reports::*;
+pub use service::*;
 pub use sessions::*;
 pub use words::*;
 

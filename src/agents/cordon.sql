@@ -1,0 +1,8 @@
+-- agents::cordon
+UPDATE agents SET
+    cordoned = $2,
+    cordon_reason = CASE WHEN $2 THEN $3 END,
+    cordon_by = CASE WHEN $2 THEN $4 END,
+    cordon_since = CASE WHEN $2 THEN coalesce($5, now()) END,
+    cordon_until = CASE WHEN $2 THEN $6 END
+WHERE name = $1

@@ -1,0 +1,175 @@
+//! Agents: registration, goodbye, cordons.
+//!
+//! Invariants:
+//! - Incarnations of a name only rise; the newest fences the older ones.
+//! - A registration that is repeated by the same instance under a live lease changes nothing but
+//!   capacity and labels: a retried PUT is harmless.
+//! - What a registration does not hold is released in its own transaction: nothing runs unwatched.
+
+mod goodbye;
+pub mod http;
+mod list;
+mod register;
+mod row;
+pub(crate) mod store;
+mod table;
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use lessor_protocol::{Actor, Agent, HeldSession, Register, Registered, Renewed};
+
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::sessions::{self, Context, Draft};
+use crate::wakeups::Hints;
+
+pub use list::{AgentFilter, list};
+pub use row::{AgentRow, fence, scheduling};
+
+/// Registers an agent, or another run of it.
+///
+/// # Errors
+/// `PoolNotFound`, `AgentSuperseded`, `AgentHoldsSessions`, `ProtocolVersionUnsupported`,
+/// `Invalid`, `DatabaseUnavailable`.
+pub async fn register(app: &Arc<App>, name: &str, body: Register) -> Result<(bool, Registered)> {
+    register::check(name, &body)?;
+    let (name, body) = (name.to_owned(), Arc::new(body));
+    let (created, registered, hints) = app
+        .db
+        .write("agents::register", move |conn| {
+            let (name, body) = (name.clone(), Arc::clone(&body));
+            Box::pin(async move { register::register(conn, &name, &body).await })
+        })
+        .await?;
+    app.hub.committed(hints);
+    Ok((created, registered))
+}
+
+/// The agent's own goodbye, or an operator's removal of it: its sessions can be claimed at once.
+///
+/// # Errors
+/// `AgentNotRegistered`, `AgentSuperseded`, `LeaseExpired` never; `AgentLive` for an operator who
+/// does not force; `DatabaseUnavailable`.
+pub async fn deregister(
+    app: &Arc<App>,
+    name: &str,
+    incarnation: Option<i64>,
+    force: bool,
+    actor: Actor,
+) -> Result<()> {
+    let name = name.to_owned();
+    let hints = app
+        .db
+        .write("agents::deregister", move |conn| {
+            let (name, actor) = (name.clone(), actor.clone());
+            Box::pin(async move { goodbye::goodbye(conn, &name, incarnation, force, &actor).await })
+        })
+        .await?;
+    app.hub.committed(hints);
+    Ok(())
+}
+
+/// A heartbeat: renews the lease, and tells what was taken from the agent.
+///
+/// # Errors
+/// `AgentNotRegistered`, `AgentSuperseded`, `LeaseExpired`, `DatabaseUnavailable`.
+pub async fn heartbeat(
+    app: &Arc<App>,
+    name: &str,
+    incarnation: i64,
+    dropped: Vec<HeldSession>,
+) -> Result<Renewed> {
+    if !dropped.is_empty() {
+        acknowledge(app, name, incarnation, dropped).await?;
+    }
+    let renewal = app.renewals.renew(name, incarnation, false).await?;
+    Ok(Renewed {
+        lease: renewal.lease,
+        scheduling: scheduling(renewal.cordoned),
+        lost: renewal.lost,
+        inventory_wanted: false,
+    })
+}
+
+/// An agent has stopped acting on sessions that were taken from it: others can claim them now.
+///
+/// # Errors
+/// `DatabaseUnavailable`.
+pub async fn acknowledge(
+    app: &Arc<App>,
+    name: &str,
+    incarnation: i64,
+    dropped: Vec<HeldSession>,
+) -> Result<()> {
+    let name = name.to_owned();
+    let hints = app
+        .db
+        .write("agents::acknowledge", move |conn| {
+            let (name, dropped) = (name.clone(), dropped.clone());
+            Box::pin(async move {
+                let Some(agent) = store::lock_one(conn, &name).await? else {
+                    return Err(Error::AgentNotRegistered(name));
+                };
+                agent.fence(incarnation)?;
+                let ids = store::take_lost(conn, &name, incarnation, &dropped).await?;
+                let rows = sessions::store::lock(conn, &ids).await?;
+                let now = sessions::store::now(conn).await?;
+                let pool = crate::pools::rules(conn, &agent.pool).await?;
+                let actor = sessions::system("acknowledgment");
+                let ctx = Context { now, pool: &pool, actor: &actor, epoch_floor: 0 };
+                let mut drafts: Vec<Draft> = rows.into_iter().map(Draft::of).collect();
+                for draft in &mut drafts {
+                    draft.acknowledge_loss(&ctx);
+                }
+                sessions::write(conn, &drafts).await
+            })
+        })
+        .await?;
+    app.hub.committed(hints);
+    Ok(())
+}
+
+/// Gives an agent no new sessions, or gives it some again.
+///
+/// # Errors
+/// `AgentNotRegistered`, `DatabaseUnavailable`.
+pub async fn set_cordon(
+    app: &Arc<App>,
+    name: &str,
+    cordon: Option<(Option<String>, Option<DateTime<Utc>>)>,
+    actor: Actor,
+) -> Result<Agent> {
+    let name = name.to_owned();
+    let (agent, hints) = app
+        .db
+        .write("agents::cordon", move |conn| {
+            let (name, cordon, actor) = (name.clone(), cordon.clone(), actor.clone());
+            Box::pin(async move {
+                let Some(before) = store::lock_one(conn, &name).await? else {
+                    return Err(Error::AgentNotRegistered(name));
+                };
+                let mut hints = Hints::default();
+                if before.cordoned || cordon.is_some() {
+                    store::set_cordon(conn, &before, cordon, &actor).await?;
+                    hints.pool(&before.pool).agents.insert(name.clone());
+                    // What it was not given before, it or others may be given now.
+                    hints.pool(&before.pool).domains.insert(before.resource_domain.clone());
+                    hints.pool(&before.pool).starts = 1;
+                }
+                Ok((store::get(conn, &name).await?, hints))
+            })
+        })
+        .await?;
+    app.hub.committed(hints);
+    Ok(agent)
+}
+
+/// One agent.
+///
+/// # Errors
+/// `AgentNotRegistered`, `DatabaseUnavailable`.
+pub async fn get(app: &App, name: &str) -> Result<Agent> {
+    let name = name.to_owned();
+    app.db.read("agents::get", |conn| Box::pin(async move { store::get(conn, &name).await })).await
+}

@@ -1,0 +1,44 @@
+-- agents::register
+-- Inserts or renews an agent. The ninth argument is host, pid and whether this is a new run.
+WITH run AS (
+    SELECT ($9::text[])[1] AS host, ($9::text[])[2]::bigint AS pid, ($9::text[])[3]::boolean AS is_new,
+        (SELECT p.lease_ttl_seconds FROM pools p WHERE p.name = $2) AS ttl,
+        (SELECT f.incarnation_floor FROM fences f) AS floor
+), forgotten AS (
+    -- What was taken from an older run is nothing to the new one.
+    DELETE FROM lost_holds l USING run WHERE l.agent = $1 AND run.is_new
+), written AS (
+    INSERT INTO agents AS a (name, pool, resource_domain, capacity, labels, agent_version, protocol_version,
+        instance_id, instance_host, instance_pid, incarnation, live, lease_expires_at, last_heartbeat_at,
+        registered_at)
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, run.host, run.pid,
+        greatest(nextval('incarnations'), run.floor), true,
+        now() + make_interval(secs => run.ttl), now(), now()
+    FROM run
+    ON CONFLICT (name) DO UPDATE SET
+        pool = excluded.pool, resource_domain = excluded.resource_domain, capacity = excluded.capacity,
+        labels = excluded.labels, agent_version = excluded.agent_version,
+        protocol_version = excluded.protocol_version, instance_id = excluded.instance_id,
+        instance_host = excluded.instance_host, instance_pid = excluded.instance_pid,
+        incarnation = CASE WHEN ($9::text[])[3]::boolean THEN greatest(excluded.incarnation, a.incarnation + 1)
+            ELSE a.incarnation END,
+        registered_at = CASE WHEN ($9::text[])[3]::boolean THEN now() ELSE a.registered_at END,
+        offers_lapsed = CASE WHEN ($9::text[])[3]::boolean THEN 0 ELSE a.offers_lapsed END,
+        passed_over_until = CASE WHEN ($9::text[])[3]::boolean THEN NULL ELSE a.passed_over_until END,
+        live = true, expired_at = NULL,
+        lease_expires_at = excluded.lease_expires_at, last_heartbeat_at = now()
+    RETURNING a.*
+), instance AS (
+    INSERT INTO agent_instances (agent, instance_id, incarnation)
+    SELECT w.name, w.instance_id, w.incarnation FROM written w WHERE w.instance_id IS NOT NULL
+    ON CONFLICT (agent, instance_id) DO UPDATE SET incarnation = excluded.incarnation
+), pruned AS (
+    -- A name that restarts for ever does not fill the table: the newest hundred are kept.
+    DELETE FROM agent_instances i USING written w
+    WHERE i.agent = w.name AND i.incarnation < (SELECT min(k.incarnation) FROM (
+        SELECT o.incarnation FROM agent_instances o WHERE o.agent = w.name ORDER BY o.incarnation DESC LIMIT 100) k)
+), domain AS (
+    INSERT INTO resource_domains (pool, name) VALUES ($2, $3)
+    ON CONFLICT (pool, name) DO UPDATE SET lost_since = NULL WHERE resource_domains.lost_since IS NOT NULL
+)
+SELECT * FROM written

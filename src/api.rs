@@ -1,0 +1,56 @@
+//! Every route of the service, and the document that describes them.
+
+mod document;
+mod health;
+mod operations;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use tracing::Instrument as _;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::app::App;
+use crate::error::Error;
+use crate::http::AdminToken;
+use crate::{agents, claims, http, pools, reports, sessions};
+
+pub use document::openapi;
+
+/// The whole service as one router.
+pub fn router(app: &Arc<App>) -> Router {
+    let (v1, _) = v1(Some(app)).split_for_parts();
+    let v1 = AdminToken::new(app.admin_token.as_ref()).protect(v1);
+    let router = Router::new()
+        .nest("/v1", v1)
+        .merge(health::routes())
+        .merge(document::routes())
+        .with_state(Arc::clone(app));
+    http::apply(router)
+}
+
+/// The routes under `/v1`. Those that write run to their end whatever the client does; those that
+/// wait are dropped with their client.
+fn v1(app: Option<&Arc<App>>) -> OpenApiRouter<Arc<App>> {
+    let writing = OpenApiRouter::new()
+        .merge(health::version_routes())
+        .merge(pools::http::routes())
+        .merge(agents::http::routes())
+        .merge(reports::http::routes())
+        .merge(sessions::http::routes());
+    let waiting =
+        OpenApiRouter::new().merge(claims::http::routes()).merge(sessions::http::waiting_routes());
+    let writing = match app {
+        Some(app) => writing.layer(middleware::from_fn_with_state(Arc::clone(app), detach)),
+        None => writing,
+    };
+    writing.merge(waiting)
+}
+
+async fn detach(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let handled = app.writes().spawn(next.run(request).in_current_span());
+    handled.await.unwrap_or_else(|error| Error::Internal(error.to_string()).into_response())
+}

@@ -1,0 +1,79 @@
+//! The OpenAPI document, and the page that shows it offline.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{HeaderValue, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, Server};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_swagger_ui::SwaggerUi;
+
+use super::operations::PROBLEMS;
+use crate::app::App;
+use crate::http::add_problems;
+
+const ABOUT: &str = "\
+The control plane of long-lived sessions. Sessions belong to pools; agents hold them under leases \
+that heartbeats renew, and another agent adopts what a dead one held.
+
+Agents call `register_agent`, then `claim_sessions` in a loop, and `send_heartbeat` beside it. \
+What a claim returns is an offer: the first report under its `lease_epoch` that is accepted makes \
+it a hold, and only then may the agent touch the platform.
+
+Times are RFC 3339 in UTC, durations are numbers of seconds. Every field of a response is always \
+there, null when empty; clients ignore fields that they do not know. Errors are problem documents \
+(RFC 9457): branch on `code`.
+
+`GET` of one or of many answers with an aligned table for people when `Accept` prefers \
+`text/plain`.";
+
+/// The document.
+#[must_use]
+pub fn openapi() -> OpenApi {
+    let info = InfoBuilder::new()
+        .title("Lessor")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(ABOUT))
+        .license(Some(utoipa::openapi::LicenseBuilder::new().name("MIT OR Apache-2.0").identifier(Some("MIT OR Apache-2.0")).build()))
+        .build();
+    let routes = OpenApiRouter::<Arc<App>>::with_openapi(OpenApiBuilder::new().info(info).build())
+        .nest("/v1", super::v1(None));
+    let (_, mut document) = routes.split_for_parts();
+    document.servers = Some(vec![Server::new("/")]);
+    let components = document.components.get_or_insert_default();
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
+        "The admin token, where the service was started with one",
+    ));
+    components.add_security_scheme("token", SecurityScheme::Http(bearer.build()));
+    document.security = Some(vec![
+        utoipa::openapi::security::SecurityRequirement::new("token", [] as [&str; 0]),
+        utoipa::openapi::security::SecurityRequirement::default(),
+    ]);
+    for schema in super::operations::extra_schemas() {
+        let components = document.components.get_or_insert_default();
+        components.schemas.entry(schema.0).or_insert(schema.1);
+    }
+    for (operation, codes) in PROBLEMS {
+        let mut codes = codes.to_vec();
+        codes.extend(super::operations::EVERYWHERE);
+        add_problems(&mut document, operation, &codes);
+    }
+    document
+}
+
+/// `/openapi.json` and `/docs`.
+pub fn routes() -> Router<Arc<App>> {
+    let json = openapi().to_pretty_json().unwrap_or_default();
+    let document = move || {
+        let json = json.clone();
+        async move {
+            ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response()
+        }
+    };
+    let docs: Router<Arc<App>> =
+        SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::from("/openapi.json")).into();
+    Router::new().route("/openapi.json", get(document)).merge(docs)
+}

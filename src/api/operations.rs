@@ -1,0 +1,127 @@
+//! Which problems each operation can give: the one list, which a test holds against the document.
+
+use lessor_protocol::ProblemCode::{self, *};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema as _, ToSchema as _};
+
+/// What any call under `/v1` can meet.
+pub const EVERYWHERE: [ProblemCode; 3] = [Unauthenticated, Internal, DatabaseUnavailable];
+
+/// By operation, beyond [`EVERYWHERE`].
+pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
+    ("get_versions", &[]),
+    ("list_pools", &[ValidationFailed]),
+    ("get_pool", &[PoolNotFound, ValidationFailed]),
+    (
+        "put_pool",
+        &[MalformedJson, BodyTooLarge, MediaType, ValidationFailed, PoolPlatformFixed, VersionMismatch],
+    ),
+    (
+        "patch_pool",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            PoolNotFound,
+            PoolPlatformFixed,
+            VersionMismatch,
+        ],
+    ),
+    ("delete_pool", &[PoolNotFound, PoolNotEmpty, VersionMismatch, ValidationFailed]),
+    ("list_agents", &[ValidationFailed]),
+    ("get_agent", &[AgentNotRegistered]),
+    (
+        "register_agent",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            ProtocolVersionUnsupported,
+            PoolNotFound,
+            AgentSuperseded,
+            AgentHoldsSessions,
+        ],
+    ),
+    ("deregister_agent", &[AgentNotRegistered, AgentSuperseded, AgentLive, ValidationFailed]),
+    (
+        "send_heartbeat",
+        &[MalformedJson, BodyTooLarge, MediaType, ValidationFailed, AgentNotRegistered, AgentSuperseded, LeaseExpired],
+    ),
+    (
+        "claim_sessions",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            AgentNotRegistered,
+            AgentSuperseded,
+            ClaimSuperseded,
+            LeaseExpired,
+            TooManyWaiters,
+            Stopping,
+        ],
+    ),
+    (
+        "send_reports",
+        &[MalformedJson, BodyTooLarge, MediaType, ValidationFailed, AgentNotRegistered, AgentSuperseded, LeaseExpired],
+    ),
+    ("cordon_agent", &[MalformedJson, BodyTooLarge, MediaType, ValidationFailed, AgentNotRegistered]),
+    ("uncordon_agent", &[AgentNotRegistered]),
+    ("list_sessions", &[ValidationFailed]),
+    (
+        "create_session",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            PoolNotFound,
+            NoMatchingPool,
+            NameTaken,
+            IdempotencyKeyReused,
+        ],
+    ),
+    (
+        "create_sessions",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            PoolNotFound,
+            NoMatchingPool,
+            NameTaken,
+            IdempotencyKeyReused,
+        ],
+    ),
+    ("get_session", &[SessionNotFound, ValidationFailed]),
+    (
+        "patch_session",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            SessionNotFound,
+            TransitionNotAllowed,
+            VersionMismatch,
+        ],
+    ),
+    ("delete_session", &[SessionNotFound, VersionMismatch, ValidationFailed]),
+    ("retry_session", &[SessionNotFound, SessionNotFailed, VersionMismatch, ValidationFailed]),
+    ("list_session_events", &[SessionNotFound, ValidationFailed]),
+    ("list_session_leases", &[SessionNotFound, ValidationFailed]),
+];
+
+/// Schemas that only the problem responses refer to.
+pub fn extra_schemas() -> Vec<(String, RefOr<Schema>)> {
+    use lessor_protocol::{FieldError, Problem};
+    vec![
+        (Problem::name().into_owned(), Problem::schema()),
+        (FieldError::name().into_owned(), FieldError::schema()),
+        (ProblemCode::name().into_owned(), ProblemCode::schema()),
+    ]
+}

@@ -1,0 +1,140 @@
+//! The one place where things are wired together.
+
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
+use crate::claims::Dispatchers;
+use crate::error::{Error, Result};
+use crate::leases::Renewals;
+use crate::store::{Db, listen};
+use crate::upkeep;
+use crate::wakeups::Hub;
+
+/// What an [`App`] is made from.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The database.
+    pub database_url: String,
+    /// Where to LISTEN.
+    pub listen_url: String,
+    /// The token that every call must carry, if any.
+    pub admin_token: Option<SecretString>,
+    /// How many polls may be parked.
+    pub max_waiters: usize,
+    /// How many connections work shares.
+    pub db_connections: usize,
+    /// How many are kept for heartbeats.
+    pub heartbeat_db_connections: usize,
+}
+
+impl Settings {
+    /// The defaults, over the database at `url`.
+    #[must_use]
+    pub fn over(url: &str) -> Self {
+        Self {
+            database_url: url.to_owned(),
+            listen_url: url.to_owned(),
+            admin_token: None,
+            max_waiters: 20_000,
+            db_connections: 16,
+            heartbeat_db_connections: 2,
+        }
+    }
+}
+
+/// A running service without its socket.
+pub struct App {
+    /// The database.
+    pub db: Db,
+    /// Who is to be woken.
+    pub hub: Hub,
+    /// Where leases are renewed.
+    pub renewals: Renewals,
+    /// Where claims are answered.
+    pub dispatchers: Dispatchers,
+    /// What `/metrics` shows.
+    pub metrics: PrometheusHandle,
+    /// The token, if one is needed.
+    pub admin_token: Option<SecretString>,
+    /// Cancelled when the service begins to stop: parked polls end, new ones are refused.
+    pub stop: CancellationToken,
+    /// Writes of requests; they run to their end.
+    writes: TaskTracker,
+    /// Cancelled when requests are over: heartbeats, upkeep and notifications end.
+    halt: CancellationToken,
+    background: TaskTracker,
+}
+
+impl App {
+    /// Starts the background tasks over a migrated database.
+    ///
+    /// # Errors
+    /// When the connection pools cannot be built; the database itself may be away.
+    pub fn start(settings: Settings) -> Result<Arc<Self>> {
+        let db = Db::new(
+            &settings.database_url,
+            settings.db_connections,
+            settings.heartbeat_db_connections,
+        )?;
+        let (hub, outgoing) = Hub::new();
+        let (renewals, workers) = Renewals::new();
+        let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
+        let background = TaskTracker::new();
+        let dispatchers = Dispatchers::new(settings.max_waiters, background.clone(), stop.clone());
+        let app = Arc::new(Self {
+            db: db.clone(),
+            hub: hub.clone(),
+            renewals,
+            dispatchers,
+            metrics: crate::telemetry::install_metrics(),
+            admin_token: settings.admin_token,
+            stop,
+            writes: TaskTracker::new(),
+            halt: halt.clone(),
+            background: background.clone(),
+        });
+        background.spawn(workers.run(db, halt.clone()));
+        background.spawn(listen::run(settings.listen_url, hub, outgoing, halt.clone()));
+        upkeep::start(&app, &background, &halt);
+        Ok(app)
+    }
+
+    /// Runs what writes in a task of its own: a client that hangs up does not cancel it half-way.
+    ///
+    /// # Errors
+    /// What the work says; `Internal` when it panicked.
+    pub fn detached<T, F>(&self, work: F) -> impl Future<Output = Result<T>> + use<T, F>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let task = self.writes.spawn(work.in_current_span());
+        async move { task.await.unwrap_or_else(|error| Err(Error::Internal(error.to_string()))) }
+    }
+
+    /// Where tasks of requests are tracked.
+    #[must_use]
+    pub fn writes(&self) -> &TaskTracker {
+        &self.writes
+    }
+
+    /// Begins to stop: parked polls end with empty answers, `/readyz` fails, new polls are refused.
+    pub fn begin_stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Waits for what requests still write, then ends the background tasks and waits for them.
+    pub async fn finish(&self) {
+        self.stop.cancel();
+        self.writes.close();
+        self.writes.wait().await;
+        self.halt.cancel();
+        self.background.close();
+        self.background.wait().await;
+    }
+}

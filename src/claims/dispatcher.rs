@@ -1,0 +1,358 @@
+//! One dispatcher per pool and server: answers parked claims in batches.
+//!
+//! Whatever arrives while a round runs (claims, wake-ups) makes the next one. A new session wakes
+//! the dispatcher once, and the dispatcher looks only at as many agents as there is work for.
+//!
+//! Invariants:
+//! - Register, then look: a claim is parked here before the round that looks for it begins, so no
+//!   wake-up falls between.
+//! - A claim that is known to have gone gets nothing; where that is learnt after the commit, the
+//!   offer is taken back at once, if the agent has not claimed since.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lessor_protocol::Placement;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::dispatch::{Asking, Done, Round, Verdict, dispatch};
+use super::waiters::{Answer, Waiter, Waiters};
+use super::{safety, unoffer};
+use crate::agents;
+use crate::error::Error;
+use crate::store::Db;
+use crate::wakeups::{Hub, PoolHint, Wake};
+
+/// The most agents that one round locks.
+const MAX_ASKING: usize = 256;
+
+/// The most agents of one domain that one round looks at for its work.
+const MAX_PER_DOMAIN: usize = 16;
+
+/// The longest time between two looks at a pool that has waiters, if nothing wakes it; jittered,
+/// so that servers do not look together.
+const SAFETY: Duration = Duration::from_secs(5);
+
+/// What a dispatcher works with.
+pub struct Dispatcher {
+    pool: String,
+    db: Db,
+    hub: Hub,
+    waiters: Waiters,
+    placement: Placement,
+    /// Agents to look at for anything they may take.
+    agents: BTreeSet<String>,
+    /// Domains to look at on behalf of whoever is parked there.
+    domains: BTreeSet<String>,
+    /// About how many sessions there are to start.
+    starts: usize,
+    safety_at: Instant,
+}
+
+/// How claims reach it.
+pub type Parking = mpsc::UnboundedSender<Waiter>;
+
+impl Dispatcher {
+    /// Starts the dispatcher of a pool; it ends when it is cancelled, and ends its polls then.
+    pub fn start(pool: &str, db: Db, hub: Hub) -> (Parking, impl Future<Output = ()> + Send + use<>, CancellationToken) {
+        let (parking, parked) = mpsc::unbounded_channel();
+        let (wake, wakes) = mpsc::unbounded_channel();
+        hub.register(pool, wake);
+        let dispatcher = Self {
+            pool: pool.to_owned(),
+            db,
+            hub,
+            waiters: Waiters::default(),
+            placement: Placement::Spread,
+            agents: BTreeSet::new(),
+            domains: BTreeSet::new(),
+            starts: 0,
+            safety_at: Instant::now() + jittered(SAFETY),
+        };
+        let stop = CancellationToken::new();
+        (parking, dispatcher.run(parked, wakes, stop.clone()), stop)
+    }
+
+    async fn run(
+        mut self,
+        mut parked: mpsc::UnboundedReceiver<Waiter>,
+        mut wakes: mpsc::UnboundedReceiver<Wake>,
+        stop: CancellationToken,
+    ) {
+        let gauge = metrics::gauge!("lessor_waiters", "pool" => self.pool.clone());
+        loop {
+            let timer = self.waiters.next_timer().map_or(self.safety_at, |at| at.min(self.safety_at));
+            let idle = self.waiters.len() == 0;
+            tokio::select! {
+                () = stop.cancelled() => break,
+                waiter = parked.recv() => match waiter {
+                    Some(waiter) => self.park(waiter),
+                    None => break,
+                },
+                wake = wakes.recv() => match wake {
+                    Some(wake) => self.wake(wake),
+                    None => break,
+                },
+                () = tokio::time::sleep_until(timer), if !idle => {}
+            }
+            while let Ok(waiter) = parked.try_recv() {
+                self.park(waiter);
+            }
+            while let Ok(wake) = wakes.try_recv() {
+                self.wake(wake);
+            }
+            self.look().await;
+            #[allow(clippy::cast_precision_loss, reason = "a gauge")]
+            gauge.set(self.waiters.len() as f64);
+        }
+        // Parked polls end with 200 and empty lists; whoever comes later is told to go elsewhere.
+        parked.close();
+        while let Ok(waiter) = parked.try_recv() {
+            self.park(waiter);
+        }
+        for waiter in self.waiters.drain() {
+            let _ = waiter.reply.send(Ok(Answer::default()));
+        }
+        gauge.set(0.0);
+        self.hub.unregister(&self.pool);
+    }
+
+    fn park(&mut self, waiter: Waiter) {
+        self.agents.insert(waiter.agent.clone());
+        if let Some(older) = self.waiters.park(waiter) {
+            let agent = older.agent;
+            let _ = older.reply.send(Err(Error::ClaimSuperseded(agent)));
+        }
+    }
+
+    fn wake(&mut self, wake: Wake) {
+        match wake {
+            Wake::Hint(PoolHint { starts, domains, agents }) => {
+                self.starts += starts as usize;
+                self.domains.extend(domains);
+                self.agents.extend(agents);
+            }
+            Wake::Everything => self.safety_at = Instant::now(),
+        }
+    }
+
+    /// Runs rounds until nothing is left that could be given to anybody.
+    async fn look(&mut self) {
+        let now = Instant::now();
+        for agent in self.waiters.due(now) {
+            self.agents.insert(agent);
+        }
+        if self.safety_at <= now {
+            self.safety_at = now + jittered(SAFETY);
+            self.look_for_missed().await;
+        }
+        loop {
+            let round = self.next_round();
+            let Some((round, fresh)) = round else { break };
+            if !self.run_round(round, &fresh).await {
+                break;
+            }
+        }
+        self.answer_the_overdue();
+    }
+
+    /// A safety poll: one query that says where a notification may have been lost.
+    async fn look_for_missed(&mut self) {
+        if self.waiters.len() == 0 {
+            return;
+        }
+        let pool = self.pool.clone();
+        let agents = self.waiters.agents();
+        let found = self
+            .db
+            .read("claims::safety", |conn| Box::pin(safety::look(conn, pool, agents)))
+            .await;
+        match found {
+            Ok(found) => {
+                if found.starts {
+                    self.starts = self.starts.max(MAX_ASKING);
+                }
+                self.domains.extend(found.domains);
+                for (agent, claim_number) in found.standing {
+                    let older = self.waiters.get_mut(&agent).is_some_and(|w| claim_number != Some(w.claim_number));
+                    if older {
+                        self.agents.insert(agent);
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(pool = self.pool, %error, "the safety poll failed"),
+        }
+    }
+
+    /// Whom to look at next, and which of them were asked for by name.
+    fn next_round(&mut self) -> Option<(Round, BTreeSet<String>)> {
+        let mut chosen = BTreeSet::new();
+        let mut domains = BTreeSet::new();
+        while chosen.len() < MAX_ASKING
+            && let Some(agent) = self.agents.pop_first()
+        {
+            if !self.waiters.is_there(&agent) {
+                self.waiters.take(&agent);
+                continue;
+            }
+            if let Some(waiter) = self.waiters.get_mut(&agent) {
+                domains.insert(waiter.resource_domain.clone());
+                chosen.insert(agent);
+            }
+        }
+        let fresh = chosen.clone();
+        for domain in std::mem::take(&mut self.domains) {
+            let parked = self.waiters.of_domain(&domain, MAX_PER_DOMAIN, &BTreeSet::new());
+            if !parked.is_empty() {
+                domains.insert(domain);
+                chosen.extend(parked);
+            }
+        }
+        let starts = std::mem::take(&mut self.starts);
+        if starts > 0 && chosen.len() < MAX_ASKING {
+            let most = starts.min(MAX_ASKING - chosen.len());
+            chosen.extend(self.waiters.for_starts(self.placement, most, &chosen));
+        }
+        if chosen.is_empty() {
+            return None;
+        }
+        let asking: Vec<Asking> = chosen
+            .iter()
+            .filter_map(|agent| self.waiters.get_mut(agent))
+            .map(|w| Asking {
+                agent: w.agent.clone(),
+                incarnation: w.incarnation,
+                claim_number: w.claim_number,
+                max_sessions: w.max_sessions,
+            })
+            .collect();
+        let limit = asking.iter().map(|a| a.max_sessions).sum::<usize>().min(1_000);
+        Some((Round { pool: self.pool.clone(), asking, domains, limit }, fresh))
+    }
+
+    /// Runs a round and answers; whether another one may follow at once.
+    async fn run_round(&mut self, round: Round, fresh: &BTreeSet<String>) -> bool {
+        let round = Arc::new(round);
+        let done = {
+            let round = Arc::clone(&round);
+            self.db
+                .write("claims::dispatch", move |conn| {
+                    let round = Arc::clone(&round);
+                    Box::pin(async move { dispatch(conn, &round).await })
+                })
+                .await
+        };
+        let done = match done {
+            Ok(done) => done,
+            Err(error) => {
+                self.refuse(&round, fresh, &error);
+                return false;
+            }
+        };
+        let given: usize = done.verdicts.values().map(|verdict| verdict.assignments.len()).sum();
+        let Done { verdicts, more_starts, more_domains, hints } = done;
+        self.hub.committed(hints);
+        let mut gone = Vec::new();
+        for (agent, verdict) in verdicts {
+            gone.extend(self.settle(&agent, verdict, fresh.contains(&agent)));
+        }
+        for (claim, offered) in gone {
+            unoffer::take_back(&self.db, &self.hub, claim, offered).await;
+        }
+        // More work than these agents could take: others are looked at, unless nobody moved.
+        if given > 0 || !self.agents.is_empty() {
+            if more_starts {
+                self.starts = self.starts.max(MAX_ASKING / 4);
+            }
+            self.domains.extend(more_domains);
+        }
+        true
+    }
+
+    /// Answers one claim, or leaves it parked. Gives back what could not be handed over.
+    fn settle(
+        &mut self,
+        agent: &str,
+        verdict: Verdict,
+        fresh: bool,
+    ) -> Option<(unoffer::Gone, Vec<uuid::Uuid>)> {
+        let waiter = self.waiters.get_mut(agent)?;
+        let Some(standing) = verdict.standing else {
+            self.refuse_one(agent, Error::AgentNotRegistered(agent.to_owned()));
+            return None;
+        };
+        if let Err(error) = agents::fence(agent, waiter.incarnation, standing.incarnation, standing.live) {
+            self.refuse_one(agent, error);
+            return None;
+        }
+        if standing.claim_number != waiter.claim_number {
+            self.refuse_one(agent, Error::ClaimSuperseded(agent.to_owned()));
+            return None;
+        }
+        waiter.capacity = standing.capacity;
+        waiter.slots_used = standing.slots_used;
+        let news = standing.cordoned != waiter.cordoned
+            || standing.lost.iter().any(|lost| !waiter.lost.contains(lost));
+        let answered_now = fresh && waiter.deadline <= Instant::now();
+        if verdict.assignments.is_empty() && !news && !answered_now {
+            if let Some(seconds) = verdict.look_again_in_seconds {
+                let at = Instant::now() + Duration::from_secs_f64(seconds.clamp(0.02, 3600.0));
+                self.waiters.look_again(agent, at);
+            }
+            return None;
+        }
+        let waiter = self.waiters.take(agent)?;
+        let offered: Vec<_> = verdict
+            .assignments
+            .iter()
+            .filter(|assignment| assignment.offered_until.is_some())
+            .map(|assignment| assignment.session.id)
+            .collect();
+        let gone = unoffer::Gone { agent: waiter.agent.clone(), claim_number: waiter.claim_number };
+        let answer = Answer {
+            assignments: verdict.assignments,
+            cordoned: Some(standing.cordoned),
+            lost: Some(standing.lost),
+        };
+        let sent = waiter.reply.send(Ok(answer));
+        (sent.is_err() && !offered.is_empty()).then_some((gone, offered))
+    }
+
+    fn refuse_one(&mut self, agent: &str, error: Error) {
+        if let Some(waiter) = self.waiters.take(agent) {
+            let _ = waiter.reply.send(Err(error));
+        }
+    }
+
+    /// The database failed a round: who was waiting for it by name is told so, the rest stays
+    /// parked for the next safety poll.
+    fn refuse(&mut self, round: &Round, fresh: &BTreeSet<String>, error: &Error) {
+        tracing::warn!(pool = self.pool, %error, "a round of claims failed");
+        for asking in round.asking.iter().filter(|asking| fresh.contains(&asking.agent)) {
+            self.refuse_one(&asking.agent, Error::DatabaseUnavailable(error.to_string()));
+        }
+        self.safety_at = self.safety_at.min(Instant::now() + Duration::from_secs(1));
+    }
+
+    /// Ends the polls whose time is over.
+    fn answer_the_overdue(&mut self) {
+        let now = Instant::now();
+        for agent in self.waiters.agents() {
+            if self.waiters.get_mut(&agent).is_some_and(|waiter| waiter.deadline <= now)
+                && let Some(waiter) = self.waiters.take(&agent)
+            {
+                let _ = waiter.reply.send(Ok(Answer::default()));
+            }
+        }
+    }
+}
+
+/// Between 0.75 and 1.25 of it.
+fn jittered(period: Duration) -> Duration {
+    let random = uuid::Uuid::new_v4().as_u128() % 1_000;
+    #[allow(clippy::cast_precision_loss, reason = "below a thousand")]
+    period.mul_f64(0.75 + random as f64 / 2_000.0)
+}

@@ -1,0 +1,146 @@
+//! Claims: how agents get work.
+//!
+//! A claim renews the lease and raises the agent's claim number, then its reports and
+//! acknowledgments are handled, then it is parked with the dispatcher of its pool, which answers it
+//! at once if there is work and otherwise when there is, or when its time is over.
+//!
+//! Invariants:
+//! - Only the waiter with the agent's newest claim number is given work, on any server.
+//! - A parked claim holds no connection and no transaction.
+//! - What writes runs in a task of its own: a client that hangs up stops only the waiting.
+
+mod dispatch;
+mod dispatcher;
+pub mod http;
+mod placement;
+mod safety;
+mod unoffer;
+mod waiters;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lessor_protocol::{Claim, Claimed};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::store::Db;
+use crate::wakeups::Hub;
+use crate::{agents, reports};
+use dispatcher::{Dispatcher, Parking};
+use waiters::{Answer, Waiter};
+
+/// The dispatchers of this server.
+#[derive(Clone, Debug)]
+pub struct Dispatchers {
+    running: Arc<Mutex<HashMap<String, (Parking, CancellationToken)>>>,
+    waiting: Arc<AtomicUsize>,
+    max_waiters: usize,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// A place among the parked polls; given back when it is dropped.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Dispatchers {
+    /// None yet; their tasks are tracked by `tasks` and end with `stop`.
+    #[must_use]
+    pub fn new(max_waiters: usize, tasks: TaskTracker, stop: CancellationToken) -> Self {
+        Self { running: Arc::default(), waiting: Arc::default(), max_waiters, tasks, stop }
+    }
+
+    fn place(&self) -> Result<Place> {
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let place = Place(Arc::clone(&self.waiting));
+        if before >= self.max_waiters { Err(Error::TooManyWaiters(self.max_waiters)) } else { Ok(place) }
+    }
+
+    fn park(&self, db: &Db, hub: &Hub, pool: &str, waiter: Waiter) -> Result<()> {
+        if self.stop.is_cancelled() {
+            return Err(Error::Stopping);
+        }
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let (parking, _) = running.entry(pool.to_owned()).or_insert_with(|| {
+            let (parking, run, stop) = Dispatcher::start(pool, db.clone(), hub.clone());
+            let (all, own) = (self.stop.clone(), stop.clone());
+            self.tasks.spawn(async move {
+                all.cancelled().await;
+                own.cancel();
+            });
+            self.tasks.spawn(run);
+            (parking, stop)
+        });
+        parking.send(waiter).map_err(|_| Error::Stopping)
+    }
+}
+
+/// A claim, from its renewal to its answer.
+///
+/// # Errors
+/// `AgentNotRegistered`, `AgentSuperseded`, `LeaseExpired`, `ClaimSuperseded`, `TooManyWaiters`,
+/// `Stopping`, `DatabaseUnavailable`.
+pub async fn claim(app: &Arc<App>, agent: &str, claim: Claim) -> Result<Claimed> {
+    let place = app.dispatchers.place()?;
+    let deadline = Instant::now() + Duration::from_secs_f64(claim.wait_seconds);
+    // Dropped when the client hangs up, this future takes only the waiting with it.
+    let (incarnation, max_sessions) = (claim.incarnation, usize::try_from(claim.max_sessions).unwrap_or(0));
+    let before = {
+        let (app, agent) = (Arc::clone(app), agent.to_owned());
+        app.clone().detached(async move {
+            let renewal = app.renewals.renew(&agent, claim.incarnation, true).await?;
+            if !claim.dropped.is_empty() {
+                agents::acknowledge(&app, &agent, claim.incarnation, claim.dropped).await?;
+            }
+            let results = reports::take(&app, &agent, claim.incarnation, claim.reports).await?;
+            Ok((renewal, results))
+        })
+    };
+    let (renewal, results) = before.await?;
+    let (reply, answer) = oneshot::channel();
+    let waiter = Waiter {
+        agent: agent.to_owned(),
+        incarnation,
+        claim_number: renewal.claim_number,
+        resource_domain: renewal.resource_domain,
+        max_sessions,
+        cordoned: renewal.cordoned,
+        lost: renewal.lost.clone(),
+        capacity: renewal.capacity,
+        slots_used: renewal.slots_used,
+        deadline,
+        reply,
+    };
+    app.dispatchers.park(&app.db, &app.hub, &renewal.pool, waiter)?;
+    let answered = answer.await.map_err(|_| Error::Stopping)?;
+    drop(place);
+    // What was reported is done and must be told, whatever became of the looking for work.
+    let answer = match answered {
+        Ok(answer) => answer,
+        Err(error) if results.is_empty() => return Err(error),
+        Err(Error::DatabaseUnavailable(_)) => Answer::default(),
+        Err(error) => return Err(error),
+    };
+    Ok(Claimed {
+        assignments: answer.assignments,
+        commands: Vec::new(),
+        results,
+        command_results: Vec::new(),
+        lost: answer.lost.unwrap_or(renewal.lost),
+        lease: renewal.lease,
+        scheduling: agents::scheduling(answer.cordoned.unwrap_or(renewal.cordoned)),
+        inventory_wanted: false,
+    })
+}

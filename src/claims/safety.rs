@@ -1,0 +1,49 @@
+//! The safety poll: what a lost notification would have said.
+
+use std::collections::BTreeSet;
+
+use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text};
+use diesel_async::RunQueryDsl;
+
+use crate::error::Result;
+use crate::store::{Conn, Statement};
+
+/// What a pool has to give, and how its parked agents stand.
+pub struct Found {
+    /// Whether there is something to start.
+    pub starts: bool,
+    /// Domains with work.
+    pub domains: BTreeSet<String>,
+    /// The number of each agent's newest claim, if it is live; also none where it has work on
+    /// what it holds, so that it is looked at.
+    pub standing: Vec<(String, Option<i64>)>,
+}
+
+#[derive(diesel::QueryableByName)]
+struct Row {
+    #[diesel(sql_type = Bool)]
+    starts: bool,
+    #[diesel(sql_type = Array<Text>)]
+    domains: Vec<String>,
+    #[diesel(sql_type = Array<Text>)]
+    agents: Vec<String>,
+    #[diesel(sql_type = Array<Nullable<BigInt>>)]
+    claim_numbers: Vec<Option<i64>>,
+}
+
+/// One query over a pool and those who are parked in it.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn look(conn: &mut Conn, pool: String, agents: Vec<String>) -> Result<Found> {
+    let row: Row = Statement::new(include_str!("safety.sql"))
+        .bind::<Text, _>(pool)
+        .bind::<Array<Text>, _>(agents)
+        .get_result(conn)
+        .await?;
+    Ok(Found {
+        starts: row.starts,
+        domains: row.domains.into_iter().collect(),
+        standing: row.agents.into_iter().zip(row.claim_numbers).collect(),
+    })
+}

@@ -1,0 +1,393 @@
+//! What the service is told from outside: every option is a flag and an environment variable.
+//!
+//! Read once at the start and checked as a whole by [`Config::validate`]. Secrets are
+//! [`SecretString`]s, so they show in no `Debug` output and no `--help`; give them by environment,
+//! since a command line can be read by every user of the machine.
+//!
+//! Invariant: what passed validation is safe to serve: without an admin token nobody outside this
+//! machine can connect.
+//!
+//! What it does not do: look at files or the network; a setting can be well-formed and still lead
+//! nowhere.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args as _, Command};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::telemetry::LogFormat;
+
+/// Every setting of the service.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Config {
+    /// The address to serve on
+    #[arg(long, env = "LESSOR_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080", value_parser = address)]
+    pub listen: SocketAddr,
+
+    /// The PostgreSQL to use, as a URL; without it Lessor runs a private one in its data folder
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, value_parser = secret)]
+    pub database_url: Option<SecretString>,
+
+    /// Where to LISTEN for notifications, if DATABASE_URL leads to a pooler that does not pass them on
+    #[arg(long, env = "LESSOR_LISTEN_URL", value_name = "URL", hide_env_values = true, value_parser = secret)]
+    pub listen_url: Option<SecretString>,
+
+    /// The folder of the private PostgreSQL [default: $XDG_DATA_HOME/lessor, ~/.local/share/lessor, or /var/lib/lessor for root]
+    #[arg(long, env = "LESSOR_DATA_DIR", value_name = "FOLDER")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Where the private PostgreSQL's programs are, if they are not where they usually are
+    #[arg(long, env = "LESSOR_PG_BIN_DIR", value_name = "FOLDER")]
+    pub pg_bin_dir: Option<PathBuf>,
+
+    /// The token that every call under /v1 must carry; may be left out on a loopback address only
+    #[arg(long, env = "LESSOR_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = secret)]
+    pub admin_token: Option<SecretString>,
+
+    /// How many polls may be parked on this server
+    #[arg(
+        long,
+        env = "LESSOR_MAX_WAITERS",
+        value_name = "COUNT",
+        default_value_t = 20_000
+    )]
+    pub max_waiters: u32,
+
+    /// How many database connections requests and background work share
+    #[arg(long, env = "LESSOR_DB_CONNECTIONS", value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub db_connections: u32,
+
+    /// How many database connections are kept for heartbeats, so that load cannot end leases
+    #[arg(long, env = "LESSOR_HEARTBEAT_DB_CONNECTIONS", value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub heartbeat_db_connections: u32,
+
+    /// How long requests and tasks have to end when the service stops
+    #[arg(long, env = "LESSOR_STOP_TIMEOUT_SECONDS", value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=3600))]
+    pub stop_timeout_seconds: u32,
+
+    /// What to log: a level, or levels by module such as `info,lessor::claims=debug`
+    #[arg(
+        long,
+        env = "LESSOR_LOG",
+        value_name = "FILTER",
+        default_value = "info"
+    )]
+    pub log: String,
+
+    /// How to log
+    #[arg(long, env = "LESSOR_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Auto)]
+    pub log_format: LogFormat,
+
+    /// What this server calls itself in logs and to its peers; made up if left out
+    #[arg(long, env = "LESSOR_SERVER_NAME", value_name = "NAME")]
+    pub server_name: Option<String>,
+}
+
+/// Settings that do not go together, with what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Anybody who reaches the address could do anything.
+    #[error(
+        "LESSOR_LISTEN is {0}, which other machines can reach, and there is no LESSOR_ADMIN_TOKEN, so anybody who \
+         reaches it could create and end sessions. Set LESSOR_ADMIN_TOKEN to a long random word (`openssl rand -hex \
+         32` makes one), or listen on a loopback address such as 127.0.0.1:8080."
+    )]
+    OpenToTheNetwork(SocketAddr),
+    /// It is there and says nothing, which may mean the wrong thing.
+    #[error("{0} is set but empty. Give it a value, or unset it.")]
+    Empty(&'static str),
+    /// A client could not send it in a header.
+    #[error(
+        "LESSOR_ADMIN_TOKEN may only have visible ASCII characters and no spaces, since it is sent in a header."
+    )]
+    UnsendableToken,
+    /// `DATABASE_URL` decides whether the database is private.
+    #[error(
+        "LESSOR_LISTEN_URL is for a DATABASE_URL that leads to a pooler; there is no DATABASE_URL. Set it too, or unset LESSOR_LISTEN_URL."
+    )]
+    ListenUrlAlone,
+    /// It has no default here.
+    #[error(
+        "There is no home folder to keep data in. Set LESSOR_DATA_DIR to a folder, or DATABASE_URL to a PostgreSQL."
+    )]
+    NoDataDir,
+}
+
+impl Config {
+    /// The settings, if they go together.
+    ///
+    /// # Errors
+    /// The first [`ConfigError`] that applies; each says what to set.
+    pub fn validate(self) -> Result<Self, ConfigError> {
+        let secrets = [
+            ("DATABASE_URL", &self.database_url),
+            ("LESSOR_LISTEN_URL", &self.listen_url),
+            ("LESSOR_ADMIN_TOKEN", &self.admin_token),
+        ];
+        for (name, value) in secrets {
+            if value
+                .as_ref()
+                .is_some_and(|value| value.expose_secret().trim().is_empty())
+            {
+                return Err(ConfigError::Empty(name));
+            }
+        }
+        if self
+            .server_name
+            .as_ref()
+            .is_some_and(|name| name.trim().is_empty())
+        {
+            return Err(ConfigError::Empty("LESSOR_SERVER_NAME"));
+        }
+        match &self.admin_token {
+            None if !self.listen.ip().to_canonical().is_loopback() => {
+                return Err(ConfigError::OpenToTheNetwork(self.listen));
+            }
+            Some(token)
+                if !token
+                    .expose_secret()
+                    .bytes()
+                    .all(|byte| byte.is_ascii_graphic()) =>
+            {
+                return Err(ConfigError::UnsendableToken);
+            }
+            None | Some(_) => {}
+        }
+        if self.listen_url.is_some() && self.database_url.is_none() {
+            return Err(ConfigError::ListenUrlAlone);
+        }
+        if self.database_url.is_none() {
+            self.data_dir()?;
+        }
+        Ok(self)
+    }
+
+    /// The folder of the private PostgreSQL, by the XDG base directory specification.
+    ///
+    /// # Errors
+    /// [`ConfigError::NoDataDir`] when it is not set and nothing tells where it could be.
+    pub fn data_dir(&self) -> Result<PathBuf, ConfigError> {
+        let variable = |name| std::env::var_os(name).map(PathBuf::from);
+        let root = rustix::process::geteuid().is_root();
+        self.data_dir
+            .clone()
+            .or_else(|| default_data_dir(root, variable("XDG_DATA_HOME"), variable("HOME")))
+            .ok_or(ConfigError::NoDataDir)
+    }
+}
+
+/// Relative paths in these variables are to be ignored, says the specification. Root's home is no
+/// place for it: the private PostgreSQL runs as another user, who cannot enter it.
+fn default_data_dir(
+    root: bool,
+    xdg_data_home: Option<PathBuf>,
+    home: Option<PathBuf>,
+) -> Option<PathBuf> {
+    let absolute = |path: &PathBuf| path.is_absolute();
+    if let Some(folder) = xdg_data_home.filter(absolute) {
+        return Some(folder.join("lessor"));
+    }
+    if root {
+        return Some(PathBuf::from("/var/lib/lessor"));
+    }
+    home.filter(absolute)
+        .map(|home| home.join(".local/share/lessor"))
+}
+
+fn secret(value: &str) -> Result<SecretString, Infallible> {
+    Ok(SecretString::from(value))
+}
+
+/// An address with a port; `localhost` is understood, other names are not, since what they resolve
+/// to would decide who can connect.
+fn address(value: &str) -> Result<SocketAddr, String> {
+    let port = value
+        .strip_prefix("localhost:")
+        .and_then(|port| port.parse().ok());
+    if let Some(port) = port {
+        return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    }
+    value.parse().map_err(|_| {
+        "must be an IP address and a port, such as 127.0.0.1:8080, [::1]:8080 or 0.0.0.0:8080"
+            .to_owned()
+    })
+}
+
+/// Every option as a markdown table, for the README.
+#[must_use]
+pub fn reference() -> String {
+    let command = Config::augment_args(Command::new("lessor"));
+    let mut table =
+        "| environment | flag | default | what it is |\n| --- | --- | --- | --- |\n".to_owned();
+    for argument in command.get_arguments() {
+        let flag = argument.get_long().unwrap_or_default();
+        let environment = argument
+            .get_env()
+            .map(|name| name.to_string_lossy())
+            .unwrap_or_default();
+        let default = argument
+            .get_default_values()
+            .first()
+            .map(|value| format!("`{}`", value.to_string_lossy()))
+            .unwrap_or_default();
+        let help = argument
+            .get_help()
+            .map(ToString::to_string)
+            .unwrap_or_default()
+            .replace('|', "\\|");
+        // Writing into a string cannot fail.
+        let _ = writeln!(
+            table,
+            "| `{environment}` | `--{flag}` | {default} | {help} |"
+        );
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        config: Config,
+    }
+
+    fn config(arguments: &[&str]) -> Result<Config, ConfigError> {
+        let arguments = std::iter::once("lessor").chain(arguments.iter().copied());
+        Cli::try_parse_from(arguments)
+            .expect("arguments")
+            .config
+            .validate()
+    }
+
+    #[test]
+    fn defaults_are_safe() {
+        let config = config(&[]).expect("settings");
+        assert_eq!(config.listen, SocketAddr::from(([127, 0, 0, 1], 8080)));
+        assert_eq!(
+            (
+                config.max_waiters,
+                config.db_connections,
+                config.heartbeat_db_connections,
+                config.stop_timeout_seconds
+            ),
+            (20_000, 16, 2, 20)
+        );
+    }
+
+    #[test]
+    fn without_a_token_only_this_machine() {
+        for loopback in [
+            "127.0.0.1:0",
+            "127.9.9.9:80",
+            "[::1]:80",
+            "localhost:80",
+            "[::ffff:127.0.0.1]:80",
+        ] {
+            assert!(config(&["--listen", loopback]).is_ok(), "{loopback}");
+        }
+        for open in ["0.0.0.0:80", "[::]:80", "10.0.0.1:80"] {
+            let error = config(&["--listen", open]).expect_err(open);
+            assert!(
+                error.to_string().contains("Set LESSOR_ADMIN_TOKEN"),
+                "{error}"
+            );
+            assert!(config(&["--listen", open, "--admin-token", "s3cret"]).is_ok());
+        }
+        assert_eq!(
+            config(&["--admin-token", ""]).expect_err("empty"),
+            ConfigError::Empty("LESSOR_ADMIN_TOKEN")
+        );
+        assert_eq!(
+            config(&["--admin-token", "a b"]).expect_err("space"),
+            ConfigError::UnsendableToken
+        );
+    }
+
+    #[test]
+    fn settings_that_do_not_go_together() {
+        assert_eq!(
+            config(&["--listen-url", "postgres://x"]).expect_err("alone"),
+            ConfigError::ListenUrlAlone
+        );
+        assert!(
+            config(&[
+                "--listen-url",
+                "postgres://x",
+                "--database-url",
+                "postgres://y"
+            ])
+            .is_ok()
+        );
+        for wrong in [
+            ["--listen", "example.com:80"],
+            ["--listen", "80"],
+            ["--db-connections", "0"],
+            ["--log-format", "xml"],
+        ] {
+            assert!(
+                Cli::try_parse_from(["lessor"].iter().chain(&wrong)).is_err(),
+                "{wrong:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let config = config(&[
+            "--admin-token",
+            "hunter2",
+            "--database-url",
+            "postgres://u:hunter2@h/d",
+        ])
+        .expect("settings");
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn where_data_is_kept() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        assert_eq!(
+            default_data_dir(false, path("/x"), path("/home/u")),
+            path("/x/lessor")
+        );
+        assert_eq!(
+            default_data_dir(false, path("x"), path("/home/u")),
+            path("/home/u/.local/share/lessor")
+        );
+        assert_eq!(
+            default_data_dir(true, None, path("/root")),
+            path("/var/lib/lessor")
+        );
+        assert_eq!(default_data_dir(false, None, None), None);
+        assert_eq!(
+            config(&["--data-dir", "data"])
+                .expect("settings")
+                .data_dir(),
+            Ok(PathBuf::from("data"))
+        );
+    }
+
+    #[test]
+    fn the_reference_lists_every_option() {
+        let reference = reference();
+        assert_eq!(reference.lines().count(), 2 + 13, "{reference}");
+        assert!(
+            reference.contains(
+                "| `LESSOR_LISTEN` | `--listen` | `127.0.0.1:8080` | The address to serve on |"
+            ),
+            "{reference}"
+        );
+        assert!(
+            reference.contains("| `DATABASE_URL` | `--database-url` |  |"),
+            "{reference}"
+        );
+    }
+}

@@ -1,0 +1,1 @@
+//! `lessor dev`: a whole fleet on one machine.

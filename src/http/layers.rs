@@ -1,0 +1,255 @@
+//! What every request passes through: its id, its span, the rendering of its error, its log line
+//! and metrics.
+//!
+//! It is one layer and not a stack of five, because ten thousand parked polls each hold every layer
+//! they are in. Inside it only panics are caught.
+//!
+//! Invariants: nothing here limits how long a request takes, since long polls and streams are meant
+//! to last; an answer always carries `X-Request-Id`, a panic's and an unknown path's included.
+//!
+//! What it does not do: read bodies or compress.
+
+use std::any::Any;
+
+use axum::Router;
+use axum::extract::{FromRequestParts, MatchedPath, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use lessor_protocol::ProblemCode;
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use super::log::Record;
+use super::render::render;
+use crate::problem::Problem;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The id of a request, as in its answer, its log lines and its problem. An extractor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId(pub String);
+
+/// The router with everything that all requests pass through. Apply it last, once.
+pub fn apply(router: Router) -> Router {
+    router
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(edge))
+}
+
+async fn edge(mut request: Request, next: Next) -> Response {
+    let id = RequestId::of(request.headers());
+    let no_store = is_api(request.uri().path());
+    let record = Record::begin(
+        request.method(),
+        request.extensions().get::<MatchedPath>(),
+        request.uri(),
+    );
+    let span = record.span(&id.0);
+    request.extensions_mut().insert(id.clone());
+    let response = next.run(request).instrument(span.clone()).await;
+    let mut response = render(response, &id.0);
+    span.in_scope(|| record.finish(&response));
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(&id.0) {
+        headers.insert(X_REQUEST_ID, value);
+    }
+    if no_store {
+        headers
+            .entry(header::CACHE_CONTROL)
+            .or_insert(HeaderValue::from_static("no-store"));
+    }
+    response
+}
+
+/// Whether the path is one of the API's: what it tells is true for a moment only.
+fn is_api(path: &str) -> bool {
+    path == "/v1" || path.starts_with("/v1/")
+}
+
+impl RequestId {
+    /// The id that the client or a proxy gave, if it is harmless in a log, else a new one.
+    fn of(headers: &HeaderMap) -> Self {
+        let sane = |id: &&str| {
+            (1..=128).contains(&id.len())
+                && id
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+        };
+        let given = headers
+            .get(X_REQUEST_ID)
+            .and_then(|value| value.to_str().ok())
+            .filter(sane);
+        Self(given.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for RequestId {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let missing = || Problem::new(ProblemCode::Internal, "a route is not behind http::apply");
+        parts.extensions.get::<Self>().cloned().ok_or_else(missing)
+    }
+}
+
+/// A handler that panicked is an `internal` like any other: its message is logged, not sent.
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let message = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => (*text).to_owned(),
+        (None, Some(text)) => text.clone(),
+        (None, None) => "no message".to_owned(),
+    };
+    Problem::new(
+        ProblemCode::Internal,
+        format!("a handler panicked: {message}"),
+    )
+    .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::Method;
+    use axum::routing::{get, post};
+    use lessor_protocol::Problem as Document;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::http::{Json, Path};
+
+    fn router() -> Router {
+        let api = Router::new()
+            .route(
+                "/pools/{pool}",
+                get(|Path(name): Path<String>| async move { name })
+                    .put(|Json(value): Json<u8>| async move { Json(value) }),
+            )
+            .route(
+                "/panics",
+                get(|| async {
+                    if true {
+                        panic!("secret {}", 7)
+                    }
+                }),
+            )
+            .route("/id", get(|RequestId(id): RequestId| async move { id }))
+            .route(
+                "/axum",
+                post(|axum::Json(value): axum::Json<u8>| async move { value.to_string() }),
+            )
+            .route(
+                "/cached",
+                get(|| async { ([(header::CACHE_CONTROL, "private")], "") }),
+            );
+        apply(
+            Router::new()
+                .nest("/v1", api)
+                .route("/healthz", get(|| async { "ok" })),
+        )
+    }
+
+    async fn call(method: Method, path: &str, id: Option<&str>) -> (Response, String) {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .body(Body::empty())
+            .expect("a request");
+        if let Some(id) = id {
+            request
+                .headers_mut()
+                .insert(X_REQUEST_ID, id.parse().expect("a header"));
+        }
+        let mut response = router().oneshot(request).await.expect("an answer");
+        let bytes = axum::body::to_bytes(std::mem::take(response.body_mut()), 100_000)
+            .await
+            .expect("a body");
+        (response, String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    #[tokio::test]
+    async fn ids_are_taken_if_they_are_harmless() {
+        let (response, body) = call(Method::GET, "/v1/id", Some("abc-1.2_3")).await;
+        assert_eq!(
+            (body.as_str(), &response.headers()[X_REQUEST_ID]),
+            ("abc-1.2_3", &"abc-1.2_3".parse().expect("a header"))
+        );
+        for bad in ["a b", "", "a\"b", &"a".repeat(129)] {
+            let (response, body) = call(Method::GET, "/v1/id", Some(bad)).await;
+            assert_eq!(
+                response.headers()[X_REQUEST_ID].to_str().expect("text"),
+                body
+            );
+            assert_eq!(Uuid::parse_str(&body).expect("a UUID").get_version_num(), 7);
+        }
+    }
+
+    #[tokio::test]
+    async fn every_error_is_a_problem_document() {
+        for (method, path, status, code) in [
+            (Method::GET, "/v1/nothing", 404, "not_found"),
+            (Method::GET, "/nothing", 404, "not_found"),
+            (Method::GET, "/v1/pools/%ff", 404, "not_found"),
+            (Method::DELETE, "/v1/pools/a", 405, "method_not_allowed"),
+            (Method::POST, "/healthz", 405, "method_not_allowed"),
+            (Method::PUT, "/v1/pools/a", 415, "media_type"),
+            (Method::POST, "/v1/axum", 415, "media_type"),
+            (Method::GET, "/v1/panics", 500, "internal"),
+        ] {
+            let (response, body) = call(method, path, Some("r1")).await;
+            let document: Document = serde_json::from_str(&body).expect(path);
+            assert_eq!(
+                (
+                    response.status().as_u16(),
+                    document.status,
+                    document.code.as_str()
+                ),
+                (status, status, code),
+                "{path}"
+            );
+            assert_eq!(
+                (
+                    document.request_id.as_str(),
+                    &response.headers()[X_REQUEST_ID]
+                ),
+                ("r1", &"r1".parse().expect("a header"))
+            );
+            assert_eq!(
+                response.headers()[header::CONTENT_TYPE],
+                "application/problem+json"
+            );
+            assert_eq!(
+                response.headers().contains_key(header::ALLOW),
+                status == 405,
+                "{path}"
+            );
+            assert!(!body.contains("secret"), "{body}");
+        }
+        let (response, _) = call(Method::DELETE, "/v1/pools/a", None).await;
+        assert_eq!(response.headers()[header::ALLOW], "GET,HEAD,PUT");
+        let (response, body) = call(Method::HEAD, "/v1/panics", None).await;
+        assert_eq!((response.status().as_u16(), body.as_str()), (500, ""));
+    }
+
+    #[tokio::test]
+    async fn the_api_is_not_cached() {
+        for (path, expected) in [
+            ("/v1/pools/a", Some("no-store")),
+            ("/v1/nothing", Some("no-store")),
+            ("/v1/cached", Some("private")),
+            ("/healthz", None),
+        ] {
+            let (response, _) = call(Method::GET, path, None).await;
+            assert_eq!(
+                response
+                    .headers()
+                    .get(header::CACHE_CONTROL)
+                    .map(|value| value.to_str().expect("text")),
+                expected,
+                "{path}"
+            );
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! The web plumbing: extractors, answers, layers. It knows the protocol's rules and no feature.
+//!
+//! - in: [`Json`], [`OptionalJson`], [`HashedJson`], [`Query`], [`Path`], [`Preconditions`],
+//!   [`IdempotencyKey`], [`Caller`], [`RequestId`], [`Format`]; values are judged with [`Checks`]
+//! - out: [`Json`], [`Listing`], [`Item`], [`etag()`], and [`crate::problem::Problem`] for every error
+//! - around: [`apply`] for all routes, [`AdminToken`] for `/v1`
+//! - described: [`add_problems`] writes the problems of an operation into the OpenAPI document
+//!
+//! Invariant: every error that leaves the service is a problem document with the request's id,
+//! whoever made it.
+//!
+//! What it does not do: routes, handlers, and anything with the database.
+
+mod accept;
+mod auth;
+mod body;
+mod body_error;
+mod etag;
+mod idempotency;
+mod labels;
+mod layers;
+mod log;
+mod object;
+mod openapi;
+mod page;
+mod parse;
+mod path;
+mod query;
+mod render;
+mod table;
+mod validate;
+
+pub use accept::{Format, wants_text};
+pub use auth::{AdminToken, Caller};
+pub use body::{HashedJson, Json, MAX_BODY_BYTES, OptionalJson};
+pub use etag::{Preconditions, etag, not_modified};
+pub use idempotency::IdempotencyKey;
+pub use labels::label_filter;
+pub use layers::{RequestId, apply};
+pub(crate) use log::{REQUEST_DURATION_SECONDS, REQUESTS_TOTAL};
+pub use openapi::add_problems;
+pub use page::{Cursor, DEFAULT_LIMIT, MAX_LIMIT, Paging, decode_cursor, encode_cursor};
+pub use parse::MAX_DEPTH;
+pub use path::Path;
+pub use query::Query;
+pub use table::{Item, Listing, TableRow};
+pub use validate::{Checks, MAX_LABEL_BYTES, MAX_LABELS, MAX_NAME_BYTES};

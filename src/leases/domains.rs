@@ -1,0 +1,130 @@
+//! Resource domains without a live agent, and what the pool wants done about their sessions.
+//!
+//! `lost_since` is set when a domain's last live agent goes and cleared when one comes, in the same
+//! transaction; the pulse moves it on by the length of every outage. Once the pool's
+//! `adopt_timeout_seconds` have passed since, `on_lost` decides about what runs there, and a wanted
+//! end is given without an agent, whatever the policy.
+
+use std::sync::Arc;
+
+use diesel::sql_types::{Bool, Text, Uuid as SqlUuid};
+use diesel_async::RunQueryDsl;
+use lessor_protocol::{DesiredState, OnLost, SessionState};
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::error::Result;
+use crate::pools;
+use crate::sessions::{self, Context, Draft};
+use crate::store::{Conn, Statement};
+use crate::wakeups::Hints;
+
+/// Notes for every domain of a pool whether it has a live agent.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn refresh(conn: &mut Conn, pool: &str) -> Result<()> {
+    Statement::new(include_str!("refresh_domains.sql"))
+        .bind::<Text, _>(pool.to_owned())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+#[derive(diesel::QueryableByName)]
+struct Lost {
+    #[diesel(sql_type = SqlUuid)]
+    id: Uuid,
+    #[diesel(sql_type = Text)]
+    pool: String,
+}
+
+/// Decides about sessions of domains that have been lost for too long; whether there may be more.
+///
+/// # Errors
+/// `DatabaseUnavailable`.
+pub async fn sweep(app: &Arc<App>) -> Result<bool> {
+    let (more, hints) = app
+        .db
+        .write("leases::lost_domains", |conn| {
+            Box::pin(async move {
+                let lost: Vec<Lost> = Statement::new(include_str!("lost_sessions.sql")).load(conn).await?;
+                let mut hints = Hints::default();
+                let mut by_pool = std::collections::BTreeMap::<String, Vec<Uuid>>::new();
+                for row in &lost {
+                    by_pool.entry(row.pool.clone()).or_default().push(row.id);
+                }
+                for (pool, ids) in by_pool {
+                    hints.merge(decide(conn, &pool, &ids).await?);
+                }
+                Ok((lost.len() >= 500, hints))
+            })
+        })
+        .await?;
+    app.hub.committed(hints);
+    Ok(more)
+}
+
+async fn decide(conn: &mut Conn, pool: &str, ids: &[Uuid]) -> Result<Hints> {
+    let rows = sessions::store::lock(conn, ids).await?;
+    let now = sessions::store::now(conn).await?;
+    let rules = pools::rules(conn, pool).await?;
+    let actor = sessions::system("lost_domain");
+    let ctx = Context { now, pool: &rules, actor: &actor, epoch_floor: 0 };
+    let mut drafts = Vec::new();
+    for row in rows {
+        // Claimed since it was found: its domain is not lost any more.
+        if row.assigned_agent_id.is_some() || row.resource_domain.is_none() {
+            continue;
+        }
+        let mut draft = Draft::of(row);
+        if draft.row.desired_state == DesiredState::Terminated {
+            draft.end_without_agent(&ctx);
+        } else if draft.row.state == SessionState::Terminating {
+            // Nobody wanted its end, and it was ending: as on_lost says of the rest.
+            draft.fail_with_domain(&ctx);
+        } else {
+            match rules.on_lost {
+                OnLost::Wait => {}
+                OnLost::Restart if draft.row.desired_state == DesiredState::Running => {
+                    if !draft.row.domain_lost {
+                        draft.give_up_domain(&ctx);
+                    }
+                }
+                OnLost::Restart => {}
+                OnLost::Fail => draft.fail_with_domain(&ctx),
+            }
+        }
+        drafts.push(draft);
+    }
+    sessions::write(conn, &drafts).await
+}
+
+/// With `force`, a wanted end does not wait: where the session's domain has no live agent now, it
+/// is given at once. The session's row is locked.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn end_if_domain_is_lost(conn: &mut Conn, ctx: &Context<'_>, draft: &mut Draft) -> Result<()> {
+    #[derive(diesel::QueryableByName)]
+    struct Live {
+        #[diesel(sql_type = Bool)]
+        live: bool,
+    }
+    let Some(domain) = draft.row.resource_domain.clone() else { return Ok(()) };
+    if draft.row.assigned_agent_id.is_some() || draft.row.desired_state != DesiredState::Terminated {
+        return Ok(());
+    }
+    let live: Live = Statement::new(
+        "-- leases::domain_is_live\nSELECT EXISTS (SELECT FROM agents \
+         WHERE pool = $1 AND resource_domain = $2 AND live) AS live",
+    )
+    .bind::<Text, _>(draft.row.agent_pool.clone())
+    .bind::<Text, _>(domain)
+    .get_result(conn)
+    .await?;
+    if !live.live {
+        draft.end_without_agent(ctx);
+    }
+    Ok(())
+}

@@ -1,0 +1,16 @@
+-- leases::lost_sessions
+-- Sessions with work in a domain that has been without a live agent for too long. A fresh pulse is
+-- needed, as for expiry: during an outage the time stands still.
+SELECT s.id, s.agent_pool AS pool
+FROM resource_domains d
+JOIN pools p ON p.name = d.pool
+JOIN sessions s ON s.agent_pool = d.pool AND s.resource_domain = d.name AND s.domain_work IS NOT NULL
+WHERE d.lost_since + make_interval(secs => p.adopt_timeout_seconds) <= clock_timestamp()
+    AND (s.domain_work = 'terminate'
+        OR p.on_lost = 'fail'
+        OR (p.on_lost = 'restart' AND s.desired_state = 'running' AND NOT s.domain_lost))
+    AND NOT EXISTS (SELECT FROM agents a WHERE a.pool = d.pool AND a.resource_domain = d.name AND a.live)
+    AND EXISTS (SELECT FROM pulse u WHERE u.at > clock_timestamp() - interval '5 seconds'
+        AND (u.gap_at IS NULL OR u.gap_at + make_interval(secs => p.lease_ttl_seconds) <= clock_timestamp()))
+ORDER BY s.id
+LIMIT 500

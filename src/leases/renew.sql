@@ -1,0 +1,27 @@
+-- leases::renew
+-- Renews a batch of leases, each at most once. An agent is locked in key order; where it was
+-- expired or superseded before the lock was had, it is not renewed, and `renewed` says so.
+WITH asked AS MATERIALIZED (
+    SELECT * FROM unnest($1, $2, $3) AS r (agent, incarnation, claims)
+), locked AS MATERIALIZED (
+    SELECT a.name FROM agents a WHERE a.name = ANY ($1) ORDER BY a.name FOR NO KEY UPDATE
+), renewed AS (
+    UPDATE agents a SET
+        lease_expires_at = now() + make_interval(secs => p.lease_ttl_seconds),
+        last_heartbeat_at = now(),
+        claim_number = a.claim_number + CASE WHEN r.claims THEN 1 ELSE 0 END
+    FROM locked l, asked r, pools p
+    WHERE a.name = l.name AND r.agent = a.name AND p.name = a.pool
+        AND a.live AND a.incarnation = r.incarnation
+    RETURNING a.name, a.pool, a.resource_domain, a.capacity, a.slots_used, a.claim_number, a.cordoned,
+        p.lease_ttl_seconds
+)
+SELECT r.agent, r.incarnation AS given,
+    a.incarnation AS current, a.live,
+    n.name IS NOT NULL AS renewed,
+    n.pool, n.resource_domain, n.capacity, n.slots_used, n.claim_number, n.cordoned, n.lease_ttl_seconds,
+    ARRAY (SELECT l.session_id FROM lost_holds l
+        WHERE l.agent = r.agent AND l.incarnation = r.incarnation) AS lost
+FROM asked r
+LEFT JOIN agents a ON a.name = r.agent
+LEFT JOIN renewed n ON n.name = r.agent

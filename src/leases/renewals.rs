@@ -1,0 +1,269 @@
+//! Renewing leases, a batch at a time.
+//!
+//! Heartbeats that arrive while a batch is being written make the next one: a lone beat waits for
+//! nobody, and under load one statement serves hundreds. The pulse goes through the same
+//! connections and the same batches, so that it cannot be well while heartbeats are not.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use diesel::sql_types::{Array, BigInt, Bool, Double, Integer, Nullable, Text, Uuid as SqlUuid};
+use diesel_async::RunQueryDsl;
+use lessor_protocol::Lease;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::agents;
+use crate::error::{Error, Result};
+use crate::store::{Conn, Db, PATIENCE, Statement};
+
+/// The most beats in one statement.
+const MAX_BATCH: usize = 1_000;
+
+/// How frequently every server writes the pulse.
+pub const PULSE_EVERY: Duration = Duration::from_secs(1);
+
+/// A pulse older than this is an outage.
+pub const PULSE_GAP_SECONDS: f64 = 5.0;
+
+/// A lease that was renewed, and what the agent is told with it.
+#[derive(Clone, Debug)]
+pub struct Renewal {
+    /// The agent's pool.
+    pub pool: String,
+    /// Its domain.
+    pub resource_domain: String,
+    /// Its slots.
+    pub capacity: i32,
+    /// Those in use.
+    pub slots_used: i32,
+    /// The number of its newest claim.
+    pub claim_number: i64,
+    /// Whether it is cordoned.
+    pub cordoned: bool,
+    /// The terms of the lease.
+    pub lease: Lease,
+    /// Sessions that were taken from it.
+    pub lost: Vec<Uuid>,
+}
+
+/// The terms of a lease of this length: renew after a third, self-fence after two thirds.
+#[must_use]
+pub fn lease(ttl_seconds: f64) -> Lease {
+    Lease {
+        ttl_seconds,
+        renew_after_seconds: ttl_seconds / 3.0,
+        self_fence_after_seconds: ttl_seconds * 2.0 / 3.0,
+    }
+}
+
+#[derive(Debug)]
+struct Request {
+    agent: String,
+    incarnation: i64,
+    claims: bool,
+    reply: oneshot::Sender<Result<Renewal>>,
+}
+
+/// Where heartbeats and claims have their leases renewed.
+#[derive(Clone, Debug)]
+pub struct Renewals {
+    beats: mpsc::Sender<Request>,
+    claims: mpsc::Sender<Request>,
+}
+
+/// The tasks behind [`Renewals`].
+pub struct Workers {
+    beats: mpsc::Receiver<Request>,
+    claims: mpsc::Receiver<Request>,
+}
+
+impl Renewals {
+    /// The front, and the workers that must be run for it.
+    #[must_use]
+    pub fn new() -> (Self, Workers) {
+        let (beats, beats_in) = mpsc::channel(4 * MAX_BATCH);
+        let (claims, claims_in) = mpsc::channel(32 * MAX_BATCH);
+        (Self { beats, claims }, Workers { beats: beats_in, claims: claims_in })
+    }
+
+    /// Renews an agent's lease; `claims` raises its claim number as well.
+    ///
+    /// # Errors
+    /// `AgentNotRegistered`, `AgentSuperseded`, `LeaseExpired`, `DatabaseUnavailable`.
+    pub async fn renew(&self, agent: &str, incarnation: i64, claims: bool) -> Result<Renewal> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request { agent: agent.to_owned(), incarnation, claims, reply };
+        let queue = if claims { &self.claims } else { &self.beats };
+        let answered = async {
+            queue.send(request).await.map_err(|_| Error::Stopping)?;
+            answer.await.map_err(|_| Error::Stopping)?
+        };
+        tokio::time::timeout(PATIENCE, answered)
+            .await
+            .unwrap_or_else(|_| Err(Error::DatabaseUnavailable("the beat was not written in time".to_owned())))
+    }
+}
+
+impl Workers {
+    /// Renews until it is cancelled; also writes the pulse.
+    pub async fn run(self, db: Db, stop: CancellationToken) {
+        tokio::join!(
+            work(self.beats, db.clone(), stop.clone(), true),
+            work(self.claims, db, stop, false),
+        );
+    }
+}
+
+async fn work(mut queue: mpsc::Receiver<Request>, db: Db, stop: CancellationToken, pulses: bool) {
+    let mut held_over: Vec<Request> = Vec::new();
+    let mut pulse = tokio::time::interval(PULSE_EVERY);
+    pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let mut batch = std::mem::take(&mut held_over);
+        let mut beat_pulse = false;
+        if batch.is_empty() {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = pulse.tick(), if pulses => beat_pulse = true,
+                received = queue.recv_many(&mut batch, MAX_BATCH) => if received == 0 { return },
+            }
+        }
+        while batch.len() < MAX_BATCH
+            && let Ok(more) = queue.try_recv()
+        {
+            batch.push(more);
+        }
+        // One statement renews an agent once; a second beat of the same one goes with the next.
+        let mut seen = HashSet::new();
+        let (now, later): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|request| seen.insert(request.agent.clone()));
+        held_over = later;
+        serve(&db, now, beat_pulse).await;
+    }
+}
+
+async fn serve(db: &Db, batch: Vec<Request>, beat_pulse: bool) {
+    let asked: Vec<(String, i64, bool)> =
+        batch.iter().map(|r| (r.agent.clone(), r.incarnation, r.claims)).collect();
+    let answered = db
+        .beat("leases::renew", |conn| {
+            let asked = asked.clone();
+            Box::pin(async move {
+                if beat_pulse {
+                    write_pulse(conn).await?;
+                }
+                if asked.is_empty() { Ok(Vec::new()) } else { renew(conn, asked).await }
+            })
+        })
+        .await;
+    match answered {
+        Ok(mut rows) => {
+            for request in batch {
+                let at = rows.iter().position(|row| row.agent == request.agent);
+                let answer = at.map_or_else(
+                    || Err(Error::AgentNotRegistered(request.agent.clone())),
+                    |at| rows.swap_remove(at).into_renewal(),
+                );
+                // A client that hung up has been renewed all the same: the beat had arrived.
+                let _ = request.reply.send(answer);
+            }
+        }
+        Err(error) => {
+            let said = error.to_string();
+            tracing::warn!(error = %said, beats = batch.len(), "heartbeats could not be written");
+            for request in batch {
+                let _ = request.reply.send(Err(Error::DatabaseUnavailable(said.clone())));
+            }
+        }
+    }
+}
+
+#[derive(diesel::QueryableByName)]
+struct Row {
+    #[diesel(sql_type = Text)]
+    agent: String,
+    #[diesel(sql_type = BigInt)]
+    given: i64,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    current: Option<i64>,
+    #[diesel(sql_type = Nullable<Bool>)]
+    live: Option<bool>,
+    #[diesel(sql_type = Bool)]
+    renewed: bool,
+    #[diesel(sql_type = Nullable<Text>)]
+    pool: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    resource_domain: Option<String>,
+    #[diesel(sql_type = Nullable<Integer>)]
+    capacity: Option<i32>,
+    #[diesel(sql_type = Nullable<Integer>)]
+    slots_used: Option<i32>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    claim_number: Option<i64>,
+    #[diesel(sql_type = Nullable<Bool>)]
+    cordoned: Option<bool>,
+    #[diesel(sql_type = Nullable<Double>)]
+    lease_ttl_seconds: Option<f64>,
+    #[diesel(sql_type = Array<SqlUuid>)]
+    lost: Vec<Uuid>,
+}
+
+impl Row {
+    fn into_renewal(self) -> Result<Renewal> {
+        let (Some(current), Some(live)) = (self.current, self.live) else {
+            return Err(Error::AgentNotRegistered(self.agent));
+        };
+        if !self.renewed {
+            // What it was before the lock: where that looks well, the expiry came in between.
+            agents::fence(&self.agent, self.given, current, live)?;
+            return Err(Error::LeaseExpired(self.agent));
+        }
+        Ok(Renewal {
+            pool: self.pool.unwrap_or_default(),
+            resource_domain: self.resource_domain.unwrap_or_default(),
+            capacity: self.capacity.unwrap_or_default(),
+            slots_used: self.slots_used.unwrap_or_default(),
+            claim_number: self.claim_number.unwrap_or_default(),
+            cordoned: self.cordoned.unwrap_or_default(),
+            lease: lease(self.lease_ttl_seconds.unwrap_or_default()),
+            lost: self.lost,
+        })
+    }
+}
+
+async fn renew(conn: &mut Conn, asked: Vec<(String, i64, bool)>) -> Result<Vec<Row>> {
+    let mut agents = Vec::with_capacity(asked.len());
+    let mut incarnations = Vec::with_capacity(asked.len());
+    let mut claims = Vec::with_capacity(asked.len());
+    for (agent, incarnation, claim) in asked {
+        agents.push(agent);
+        incarnations.push(incarnation);
+        claims.push(claim);
+    }
+    Ok(Statement::new(include_str!("renew.sql"))
+        .bind::<Array<Text>, _>(agents)
+        .bind::<Array<BigInt>, _>(incarnations)
+        .bind::<Array<Bool>, _>(claims)
+        .load(conn)
+        .await?)
+}
+
+#[derive(diesel::QueryableByName)]
+struct Pulse {
+    #[diesel(sql_type = Bool)]
+    gap: bool,
+}
+
+async fn write_pulse(conn: &mut Conn) -> Result<()> {
+    let pulse: Pulse = Statement::new(include_str!("pulse.sql"))
+        .bind::<Double, _>(PULSE_GAP_SECONDS)
+        .get_result(conn)
+        .await?;
+    if pulse.gap {
+        metrics::counter!("lessor_outages_total").increment(1);
+        tracing::warn!("an outage is over; no lease ends for one lease time from now");
+    }
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! Start, and ordered stop.
+//!
+//! To stop: `/readyz` fails and parked polls end with 200 and empty lists; then no connection is
+//! accepted any more and those that are open end with their request; then what is being written is
+//! waited for; then heartbeats, upkeep and notifications end; last the private PostgreSQL.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::ExposeSecret as _;
+use tokio::net::TcpListener;
+
+use crate::app::{App, Settings};
+use crate::config::Config;
+use crate::postgres::{Options, PrivatePostgres};
+use crate::store::{self, listen, migrate};
+
+/// An error that ends the program, as its text says.
+pub type Fatal = Box<dyn std::error::Error + Send + Sync>;
+
+/// For how long the database may be away at the start before that is an error.
+const DATABASE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A service that answers.
+pub struct Running {
+    /// The service.
+    pub app: Arc<App>,
+    /// Where it answers.
+    pub address: std::net::SocketAddr,
+    postgres: Option<PrivatePostgres>,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+    stop_timeout: Duration,
+}
+
+/// Starts the service: database, migrations, background tasks, socket.
+///
+/// # Errors
+/// When any of them cannot be had, with a sentence that says what to do.
+pub async fn start(config: Config) -> Result<Running, Fatal> {
+    let config = config.validate()?;
+    // The socket first: a port that is taken is found out before a database is started.
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|error| format!("cannot listen on {}: {error}", config.listen))?;
+    let address = listener.local_addr()?;
+    let (url, postgres) = database(&config).await?;
+    let listen_url = config.listen_url.as_ref().map_or_else(|| url.clone(), |url| url.expose_secret().to_owned());
+    let ran = migrated(&url).await?;
+    for migration in &ran {
+        tracing::info!(%migration, "the schema was migrated");
+    }
+    listen::probe(&listen_url, &url).await?;
+    let app = App::start(Settings {
+        database_url: url.clone(),
+        listen_url,
+        admin_token: config.admin_token.clone(),
+        max_waiters: config.max_waiters as usize,
+        db_connections: config.db_connections as usize,
+        heartbeat_db_connections: config.heartbeat_db_connections as usize,
+    })?;
+    let router = crate::api::router(&app);
+    let stopping = app.stop.clone();
+    let server = tokio::spawn(
+        axum::serve(listener, router).with_graceful_shutdown(async move { stopping.cancelled().await }).into_future(),
+    );
+    tracing::info!(
+        %address,
+        database = store::describe(&url),
+        version = env!("CARGO_PKG_VERSION"),
+        "serving"
+    );
+    let stop_timeout = Duration::from_secs(u64::from(config.stop_timeout_seconds));
+    Ok(Running { app, address, postgres, server, stop_timeout })
+}
+
+async fn database(config: &Config) -> Result<(String, Option<PrivatePostgres>), Fatal> {
+    if let Some(url) = &config.database_url {
+        return Ok((url.expose_secret().to_owned(), None));
+    }
+    let mut options = Options::new(config.data_dir()?);
+    options.bin_dir.clone_from(&config.pg_bin_dir);
+    options.max_connections = config.db_connections + config.heartbeat_db_connections + 20;
+    let postgres = PrivatePostgres::start(options).await?;
+    Ok((postgres.url(), Some(postgres)))
+}
+
+/// Migrates, waiting for a database that is still coming up.
+async fn migrated(url: &str) -> Result<Vec<String>, Fatal> {
+    let deadline = tokio::time::Instant::now() + DATABASE_PATIENCE;
+    loop {
+        match migrate::run(url).await {
+            Ok(ran) => return Ok(ran),
+            Err(crate::error::Error::DatabaseUnavailable(why)) if tokio::time::Instant::now() < deadline => {
+                tracing::warn!(%why, "waiting for the database");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Err(error) => return Err(error.to_string().into()),
+        }
+    }
+}
+
+impl Running {
+    /// Serves until `stop` resolves or the private PostgreSQL ends by itself, then stops in order.
+    ///
+    /// # Errors
+    /// When PostgreSQL ended by itself, or the socket failed.
+    pub async fn until(mut self, stop: impl Future<Output = ()>) -> Result<(), Fatal> {
+        let exited = self.postgres.as_ref().map(PrivatePostgres::exited);
+        let exited = async {
+            match exited {
+                Some(exited) => exited.await,
+                None => std::future::pending().await,
+            }
+        };
+        let reason: Result<(), Fatal> = tokio::select! {
+            () = stop => Ok(()),
+            error = exited => Err(error.into()),
+            ended = &mut self.server => Err(match ended {
+                Ok(Ok(())) => "the server ended".into(),
+                Ok(Err(error)) => error.into(),
+                Err(error) => error.into(),
+            }),
+        };
+        tracing::info!("stopping");
+        self.app.begin_stop();
+        let orderly = async {
+            if !self.server.is_finished() {
+                let _ = (&mut self.server).await;
+            }
+            self.app.finish().await;
+        };
+        if tokio::time::timeout(self.stop_timeout, orderly).await.is_err() {
+            tracing::warn!("what did not end within the stop timeout is cut off");
+        }
+        if let Some(postgres) = self.postgres {
+            postgres.stop().await?;
+        }
+        tracing::info!("stopped");
+        reason
+    }
+}
+
+/// Resolves on SIGTERM or Ctrl-C.
+pub async fn signalled() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        }
+        // Without handlers the signals end the process, which loses nothing that was acknowledged.
+        _ => std::future::pending().await,
+    }
+}

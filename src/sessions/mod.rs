@@ -1,0 +1,33 @@
+//! Sessions: what users run.
+//!
+//! Invariants:
+//! - A session's row changes only through a [`Draft`], in a transaction that has locked the row,
+//!   and before it the agents whose assignment begins or ends, each in key order.
+//! - `desired_state` never leaves `terminated`, `lease_epoch` and `attempt` never fall.
+//! - A change and its events are one transaction.
+//!
+//! What this room does not do: decide who gets a session (`claims`), or end leases (`leases`).
+
+mod create;
+mod draft;
+pub mod http;
+mod list;
+mod reporting;
+mod row;
+mod state;
+pub(crate) mod store;
+mod table;
+mod transitions;
+mod verbs;
+mod wait;
+mod write;
+
+pub use create::{create, NewOf};
+pub use draft::{Assignee, Context, Draft, backoff, duration, system};
+pub use list::{SessionFilter, list};
+pub use reporting::is_valid as report_is_valid;
+pub use row::SessionRow;
+pub use state::{DOMAIN_WORK, Next, Reach, Situation, allowed, next};
+pub use verbs::{delete, get, patch, retry};
+pub use wait::{Wanted, wait_for};
+pub use write::write;

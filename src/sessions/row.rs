@@ -1,0 +1,209 @@
+//! A session as its row has it.
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use lessor_protocol::{
+    Action, DesiredState, Endpoint, Failure, IdleAction, Labels, RawJson, RestartPolicy, Session,
+    SessionState,
+};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::state::{Next, Situation, next};
+use crate::store::schema::sessions;
+use crate::store::{JsonText, LabelsColumn, MaybeJson, MaybeWord, Word};
+
+/// A row of `sessions`, without the generated columns.
+///
+/// Serialized, it is the argument of `write.sql`; what never changes after creation is left out.
+#[derive(Clone, Debug, Queryable, Selectable, QueryableByName, Serialize)]
+#[diesel(table_name = sessions)]
+#[allow(missing_docs, reason = "the migration comments on every column")]
+pub struct SessionRow {
+    pub id: Uuid,
+    pub name: Option<String>,
+    pub agent_pool: String,
+    #[serde(skip)]
+    pub platform: String,
+    #[serde(skip)]
+    pub region: Option<String>,
+    #[serde(skip)]
+    pub owner: Option<String>,
+    #[diesel(deserialize_as = LabelsColumn)]
+    pub labels: Labels,
+    pub priority: i32,
+    #[serde(skip)]
+    #[diesel(deserialize_as = JsonText)]
+    pub spec: RawJson,
+    #[diesel(deserialize_as = Word<DesiredState>)]
+    pub desired_state: DesiredState,
+    #[diesel(deserialize_as = Word<SessionState>)]
+    pub state: SessionState,
+    pub generation: i64,
+    pub observed_generation: i64,
+    pub lease_epoch: i64,
+    pub assigned_agent_id: Option<String>,
+    pub assigned_incarnation: Option<i64>,
+    #[diesel(deserialize_as = MaybeWord<Action>)]
+    pub assigned_action: Option<Action>,
+    pub offered_until: Option<DateTime<Utc>>,
+    pub deliver_at: Option<DateTime<Utc>>,
+    pub deliveries: i32,
+    pub resource_domain: Option<String>,
+    pub platform_resource_id: Option<String>,
+    #[serde(serialize_with = "as_text")]
+    #[diesel(deserialize_as = JsonText)]
+    pub platform_metadata: RawJson,
+    #[diesel(deserialize_as = MaybeJson<Endpoint>)]
+    pub endpoint: Option<Endpoint>,
+    #[serde(skip)]
+    #[diesel(deserialize_as = LabelsColumn)]
+    pub requires: Labels,
+    #[serde(skip)]
+    #[diesel(deserialize_as = LabelsColumn)]
+    pub prefers: Labels,
+    pub attempt: i32,
+    pub attempts_used: i32,
+    pub not_before: Option<DateTime<Utc>>,
+    pub held_back_until: Option<DateTime<Utc>>,
+    pub domain_lost: bool,
+    pub offers_lapsed: i32,
+    pub avoid_agent: Option<String>,
+    pub avoid_until: Option<DateTime<Utc>>,
+    pub phase_deadline_at: Option<DateTime<Utc>>,
+    #[serde(skip)]
+    #[diesel(deserialize_as = Word<RestartPolicy>)]
+    pub restart: RestartPolicy,
+    pub start_timeout_seconds: Option<f64>,
+    pub terminate_timeout_seconds: Option<f64>,
+    pub idle_timeout_seconds: Option<f64>,
+    #[serde(skip)]
+    #[diesel(deserialize_as = Word<IdleAction>)]
+    pub idle_action: IdleAction,
+    #[serde(skip)]
+    pub max_duration_seconds: Option<f64>,
+    pub grace_seconds: Option<f64>,
+    pub delete_data: bool,
+    #[diesel(deserialize_as = MaybeJson<Failure>)]
+    pub failure: Option<Failure>,
+    pub termination_reason: Option<String>,
+    #[serde(skip)]
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+    pub queued_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub ended_at: Option<DateTime<Utc>>,
+    pub version: i64,
+}
+
+/// JSON inside a string: the server's JSON functions cannot carry everything that JSON can say
+/// (`\u0000`), but a string of it can be cast.
+pub(super) fn as_text<S: serde::Serializer>(json: &RawJson, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(json.get())
+}
+
+impl SessionRow {
+    /// What the rules need to know of it.
+    #[must_use]
+    pub fn situation(&self) -> Situation {
+        Situation {
+            desired: self.desired_state,
+            state: self.state,
+            has_domain: self.resource_domain.is_some(),
+            assigned: self.assigned_agent_id.is_some(),
+            domain_lost: self.domain_lost,
+        }
+    }
+
+    /// What there is to do with it.
+    #[must_use]
+    pub fn next(&self) -> Next {
+        next(self.situation())
+    }
+
+    /// Whether an agent holds it: assigned, and the offer accepted.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.assigned_agent_id.is_some() && self.offered_until.is_none()
+    }
+
+    /// Whether it is offered and not yet accepted.
+    #[must_use]
+    pub fn is_offered(&self) -> bool {
+        self.offered_until.is_some()
+    }
+
+    /// Whether it counts against its agent's slots: assigned, offers included, and neither
+    /// terminating nor hibernating.
+    #[must_use]
+    pub fn uses_slot(&self) -> bool {
+        self.assigned_agent_id.is_some()
+            && !matches!(self.state, SessionState::Terminating | SessionState::Hibernating)
+    }
+
+    /// Whether anybody could claim it now, were an agent there.
+    #[must_use]
+    pub fn is_claimable(&self) -> bool {
+        self.assigned_agent_id.is_none()
+            && self.held_back_until.is_none()
+            && (matches!(self.next(), Next::Work { .. }) || self.is_startable_elsewhere())
+    }
+
+    /// Whether its domain was lost and agents of others may start it.
+    #[must_use]
+    pub fn is_startable_elsewhere(&self) -> bool {
+        self.domain_lost
+            && self.desired_state == DesiredState::Running
+            && !matches!(
+                self.state,
+                SessionState::Terminating | SessionState::Terminated | SessionState::Failed
+            )
+    }
+}
+
+impl From<SessionRow> for Session {
+    fn from(row: SessionRow) -> Self {
+        Self {
+            id: row.id,
+            name: row.name,
+            pool: row.agent_pool,
+            platform: row.platform,
+            region: row.region,
+            owner: row.owner,
+            labels: row.labels,
+            priority: row.priority,
+            spec: row.spec,
+            desired_state: row.desired_state,
+            state: row.state,
+            generation: row.generation,
+            observed_generation: row.observed_generation,
+            lease_epoch: row.lease_epoch,
+            assigned_agent_id: row.assigned_agent_id,
+            offered_until: row.offered_until,
+            resource_domain: row.resource_domain,
+            platform_resource_id: row.platform_resource_id,
+            platform_metadata: row.platform_metadata,
+            endpoint: row.endpoint,
+            requires: row.requires,
+            prefers: row.prefers,
+            attempt: row.attempt,
+            not_before: row.not_before,
+            restart: row.restart,
+            start_timeout_seconds: row.start_timeout_seconds,
+            terminate_timeout_seconds: row.terminate_timeout_seconds,
+            idle_timeout_seconds: row.idle_timeout_seconds,
+            idle_action: row.idle_action,
+            max_duration_seconds: row.max_duration_seconds,
+            grace_seconds: row.grace_seconds,
+            delete_data: row.delete_data,
+            failure: row.failure,
+            termination_reason: row.termination_reason,
+            last_activity_at: None,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            started_at: row.started_at,
+            ended_at: row.ended_at,
+            version: row.version,
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The SQL of sessions: locking, inserting, reading.
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel::sql_types::{Array, Json, Text, Timestamptz, Uuid as SqlUuid};
+use diesel_async::RunQueryDsl;
+use uuid::Uuid;
+
+use super::row::SessionRow;
+use crate::error::Result;
+use crate::events::{EventRow, LedgerRow, NewEvent};
+use crate::store::schema::{events, lease_ledger, sessions};
+use crate::store::{AsJson, Conn, Statement};
+
+/// Every column of a [`SessionRow`].
+pub const COLUMNS: &str = "s.id, s.name, s.agent_pool, s.platform, s.region, s.owner, s.labels, \
+s.priority, s.spec, s.desired_state, s.state, s.generation, s.observed_generation, s.lease_epoch, \
+s.assigned_agent_id, s.assigned_incarnation, s.assigned_action, s.offered_until, s.deliver_at, \
+s.deliveries, s.resource_domain, s.platform_resource_id, s.platform_metadata, s.endpoint, \
+s.requires, s.prefers, s.attempt, s.attempts_used, s.not_before, s.held_back_until, s.domain_lost, \
+s.offers_lapsed, s.avoid_agent, s.avoid_until, s.phase_deadline_at, s.restart, \
+s.start_timeout_seconds, s.terminate_timeout_seconds, s.idle_timeout_seconds, s.idle_action, \
+s.max_duration_seconds, s.grace_seconds, s.delete_data, s.failure, s.termination_reason, \
+s.created_at, s.updated_at, s.queued_at, s.started_at, s.ended_at, s.version";
+
+/// The text of a statement with `{columns}` replaced by [`COLUMNS`].
+#[must_use]
+pub fn with_columns(text: &str) -> String {
+    text.replace("{columns}", COLUMNS)
+}
+
+/// Locks sessions in the order of their ids. Their agents must have been locked before.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn lock(conn: &mut Conn, ids: &[Uuid]) -> Result<Vec<SessionRow>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = with_columns(
+        "-- sessions::lock\nSELECT {columns} FROM sessions s WHERE s.id = ANY($1) ORDER BY s.id FOR UPDATE",
+    );
+    let mut ids = ids.to_vec();
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(Statement::new(&text).bind::<Array<SqlUuid>, _>(ids).load(conn).await?)
+}
+
+/// Locks all sessions that are assigned to these agents. The agents must have been locked before.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn lock_assigned_to(conn: &mut Conn, agents: &[String]) -> Result<Vec<SessionRow>> {
+    let text = with_columns(
+        "-- sessions::lock_assigned_to\nSELECT {columns} FROM sessions s \
+         WHERE s.assigned_agent_id = ANY($1) ORDER BY s.id FOR UPDATE",
+    );
+    Ok(Statement::new(&text).bind::<Array<Text>, _>(agents.to_vec()).load(conn).await?)
+}
+
+/// The database's time in this transaction.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn now(conn: &mut Conn) -> Result<DateTime<Utc>> {
+    #[derive(QueryableByName)]
+    struct Now {
+        #[diesel(sql_type = Timestamptz)]
+        now: DateTime<Utc>,
+    }
+    Ok(Statement::new("-- store::now\nSELECT now() AS now").get_result::<Now>(conn).await?.now)
+}
+
+/// A session by its id or its name.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn find(conn: &mut Conn, id_or_name: &str) -> Result<Option<SessionRow>> {
+    let query = sessions::table.select(SessionRow::as_select()).into_boxed();
+    let query = match Uuid::try_parse(id_or_name) {
+        Ok(id) => query.filter(sessions::id.eq(id)),
+        Err(_) => query.filter(sessions::name.eq(id_or_name.to_owned())),
+    };
+    Ok(query.first(conn).await.optional()?)
+}
+
+/// Inserts new sessions with their events.
+///
+/// # Errors
+/// When the database refuses, a taken name included.
+pub async fn insert(conn: &mut Conn, rows: &[SessionRow], events: &[NewEvent]) -> Result<()> {
+    let rows: Vec<_> = rows.iter().map(NewRow::of).collect();
+    Statement::new(include_str!("insert.sql"))
+        .bind::<Json, _>(AsJson(rows))
+        .bind::<Json, _>(AsJson(events.to_vec()))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// What a row has from its creation on, and `write.sql` never changes.
+#[derive(Debug, serde::Serialize)]
+struct NewRow<'a> {
+    #[serde(flatten)]
+    row: &'a SessionRow,
+    platform: &'a str,
+    region: Option<&'a str>,
+    owner: Option<&'a str>,
+    restart: &'a str,
+    idle_action: &'a str,
+    created_at: DateTime<Utc>,
+    // Text, since nothing that JSON can say may be lost on the way into the column.
+    spec_text: &'a str,
+}
+
+impl<'a> NewRow<'a> {
+    fn of(row: &'a SessionRow) -> Self {
+        Self {
+            row,
+            platform: &row.platform,
+            region: row.region.as_deref(),
+            owner: row.owner.as_deref(),
+            restart: row.restart.as_str(),
+            idle_action: row.idle_action.as_str(),
+            created_at: row.created_at,
+            spec_text: row.spec.get(),
+        }
+    }
+}
+
+/// A page of a session's timeline, newest first.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn timeline(conn: &mut Conn, id: Uuid, before: Option<i64>, limit: i64) -> Result<Vec<EventRow>> {
+    let mut query = events::table
+        .select(EventRow::as_select())
+        .filter(events::session_id.eq(id))
+        .order(events::id.desc())
+        .limit(limit)
+        .into_boxed();
+    if let Some(before) = before {
+        query = query.filter(events::id.lt(before));
+    }
+    Ok(query.load(conn).await?)
+}
+
+/// A page of a session's lease ledger, newest first.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn ledger(conn: &mut Conn, id: Uuid, before: Option<i64>, limit: i64) -> Result<Vec<LedgerRow>> {
+    let mut query = lease_ledger::table
+        .select(LedgerRow::as_select())
+        .filter(lease_ledger::session_id.eq(id))
+        .order(lease_ledger::lease_epoch.desc())
+        .limit(limit)
+        .into_boxed();
+    if let Some(before) = before {
+        query = query.filter(lease_ledger::lease_epoch.lt(before));
+    }
+    Ok(query.load(conn).await?)
+}

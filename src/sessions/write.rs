@@ -1,0 +1,87 @@
+//! Writing drafts: sessions, agents' counters, events, ledger, leftovers, in one statement.
+
+use std::collections::BTreeMap;
+
+use diesel::sql_types::{BigInt, Json};
+use diesel_async::RunQueryDsl;
+use serde::Serialize;
+
+use super::draft::{AgentEffect, Draft, Was};
+use super::row::SessionRow;
+use crate::error::{Error, Result};
+use crate::store::{AsJson, Conn, Statement};
+use crate::wakeups::Hints;
+
+#[derive(Debug, Serialize)]
+struct ChangedRow<'a> {
+    #[serde(flatten)]
+    was: &'a Was,
+    #[serde(flatten)]
+    row: &'a SessionRow,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct AgentChange<'a> {
+    agent: &'a str,
+    slots: i32,
+    lapsed: i32,
+    accepted: bool,
+}
+
+#[derive(diesel::QueryableByName)]
+struct Count {
+    #[diesel(sql_type = BigInt)]
+    written: i64,
+}
+
+/// Writes what changed of the drafts and says whom to wake once the transaction has committed.
+///
+/// # Errors
+/// [`Error::Internal`] when a row is not as it was when it was locked, which would be a fault here.
+pub async fn write(conn: &mut Conn, drafts: &[Draft]) -> Result<Hints> {
+    let drafts: Vec<&Draft> = drafts.iter().filter(|draft| draft.is_changed()).collect();
+    if drafts.is_empty() {
+        return Ok(Hints::default());
+    }
+    let rows: Vec<_> =
+        drafts.iter().map(|draft| ChangedRow { was: &draft.was, row: &draft.row }).collect();
+    let events: Vec<_> = drafts.iter().flat_map(|draft| &draft.events).collect();
+    let opened: Vec<_> = drafts.iter().filter_map(|draft| draft.opened.as_ref()).collect();
+    let changed: Vec<_> = drafts.iter().flat_map(|draft| &draft.changed).collect();
+    let leftovers: Vec<_> = drafts.iter().flat_map(|draft| &draft.leftovers).collect();
+    let lost: Vec<_> = drafts.iter().filter_map(|draft| draft.lost.as_ref()).collect();
+    let expected = rows.len();
+    let count = Statement::new(include_str!("write.sql"))
+        .bind::<Json, _>(AsJson(rows))
+        .bind::<Json, _>(AsJson(agent_changes(&drafts)))
+        .bind::<Json, _>(AsJson(events))
+        .bind::<Json, _>(AsJson(opened))
+        .bind::<Json, _>(AsJson(changed))
+        .bind::<Json, _>(AsJson(leftovers))
+        .bind::<Json, _>(AsJson(lost))
+        .get_result::<Count>(conn)
+        .await?;
+    if usize::try_from(count.written) != Ok(expected) {
+        return Err(Error::Internal(format!("{} of {expected} sessions were written", count.written)));
+    }
+    Ok(Hints::of(drafts.iter().map(|draft| &draft.row)))
+}
+
+fn agent_changes<'a>(drafts: &[&'a Draft]) -> Vec<AgentChange<'a>> {
+    let mut changes: BTreeMap<&str, AgentChange<'a>> = BTreeMap::new();
+    for draft in drafts {
+        for (agent, slots) in draft.slot_changes() {
+            changes.entry(agent).or_default().slots += slots;
+        }
+        for effect in &draft.effects {
+            match effect {
+                AgentEffect::Accepted(agent) => changes.entry(agent).or_default().accepted = true,
+                AgentEffect::Lapsed(agent) => changes.entry(agent).or_default().lapsed = 1,
+            }
+        }
+    }
+    changes
+        .into_iter()
+        .map(|(agent, change)| AgentChange { agent, ..change })
+        .collect()
+}

@@ -1,0 +1,92 @@
+-- sessions::write
+-- Writes changed sessions with all that belongs to the change, in one statement. The rows are
+-- locked by this transaction; the guard is there so that a mistake in that cannot pass unseen.
+WITH changed AS MATERIALIZED (
+    SELECT * FROM json_to_recordset($1) AS c (
+        id uuid, was_version bigint, was_lease_epoch bigint, was_agent text,
+        agent_pool text, name text, labels jsonb, priority integer,
+        desired_state text, state text, generation bigint, observed_generation bigint,
+        lease_epoch bigint, assigned_agent_id text, assigned_incarnation bigint, assigned_action text,
+        offered_until timestamptz, deliver_at timestamptz, deliveries integer,
+        resource_domain text, platform_resource_id text, platform_metadata text, endpoint json,
+        attempt integer, attempts_used integer, not_before timestamptz, held_back_until timestamptz,
+        domain_lost boolean, offers_lapsed integer, avoid_agent text, avoid_until timestamptz,
+        phase_deadline_at timestamptz, start_timeout_seconds double precision,
+        terminate_timeout_seconds double precision, idle_timeout_seconds double precision,
+        grace_seconds double precision, delete_data boolean, failure json, termination_reason text,
+        updated_at timestamptz, queued_at timestamptz, started_at timestamptz, ended_at timestamptz,
+        version bigint)
+), written AS (
+    UPDATE sessions s SET
+        labels = c.labels, priority = c.priority,
+        desired_state = c.desired_state, state = c.state,
+        generation = c.generation, observed_generation = c.observed_generation,
+        lease_epoch = c.lease_epoch, assigned_agent_id = c.assigned_agent_id,
+        assigned_incarnation = c.assigned_incarnation, assigned_action = c.assigned_action,
+        offered_until = c.offered_until, deliver_at = c.deliver_at, deliveries = c.deliveries,
+        resource_domain = c.resource_domain, platform_resource_id = c.platform_resource_id,
+        platform_metadata = c.platform_metadata::json, endpoint = c.endpoint,
+        attempt = c.attempt, attempts_used = c.attempts_used, not_before = c.not_before,
+        held_back_until = c.held_back_until, domain_lost = c.domain_lost,
+        offers_lapsed = c.offers_lapsed, avoid_agent = c.avoid_agent, avoid_until = c.avoid_until,
+        phase_deadline_at = c.phase_deadline_at, start_timeout_seconds = c.start_timeout_seconds,
+        terminate_timeout_seconds = c.terminate_timeout_seconds,
+        idle_timeout_seconds = c.idle_timeout_seconds,
+        grace_seconds = c.grace_seconds, delete_data = c.delete_data,
+        failure = c.failure, termination_reason = c.termination_reason,
+        updated_at = c.updated_at, queued_at = c.queued_at,
+        started_at = c.started_at, ended_at = c.ended_at, version = c.version
+    FROM changed c
+    WHERE s.id = c.id
+        AND s.version = c.was_version
+        AND s.lease_epoch = c.was_lease_epoch
+        AND s.assigned_agent_id IS NOT DISTINCT FROM c.was_agent
+    RETURNING s.id
+), counted AS (
+    UPDATE agents a SET
+        slots_used = a.slots_used + e.slots,
+        offers_lapsed = CASE WHEN e.accepted THEN 0 ELSE a.offers_lapsed + e.lapsed END,
+        passed_over_until = CASE
+            WHEN e.accepted THEN NULL
+            WHEN a.offers_lapsed + e.lapsed >= 3 AND e.lapsed > 0 THEN now() + make_interval(
+                secs => least(p.backoff_max_seconds,
+                    p.backoff_initial_seconds * power(2, least(30, a.offers_lapsed + e.lapsed - 3))))
+            ELSE a.passed_over_until END
+    FROM json_to_recordset($2) AS e (agent text, slots integer, lapsed integer, accepted boolean), pools p
+    WHERE a.name = e.agent AND p.name = a.pool
+        AND (e.slots <> 0 OR e.lapsed > 0 OR (e.accepted AND a.offers_lapsed > 0))
+), told AS (
+    INSERT INTO events (kind, at, pool, session_id, agent, incarnation, lease_epoch, generation,
+        actor_type, actor_name, from_value, to_value, reason, data)
+    SELECT kind, at, pool, session_id, agent, incarnation, lease_epoch, generation,
+        actor_type, actor_name, from_value, to_value, reason, data
+    FROM json_to_recordset($3) WITH ORDINALITY AS e (kind text, at timestamptz, pool text, session_id uuid, agent text,
+        incarnation bigint, lease_epoch bigint, generation bigint, actor_type text, actor_name text,
+        from_value text, to_value text, reason text, data jsonb, ordinality bigint)
+    ORDER BY ordinality
+), opened AS (
+    INSERT INTO lease_ledger (session_id, lease_epoch, agent, incarnation, action, offered_at, accepted_at)
+    SELECT * FROM json_to_recordset($4) AS l (session_id uuid, lease_epoch bigint, agent text,
+        incarnation bigint, action text, offered_at timestamptz, accepted_at timestamptz)
+), closed AS (
+    UPDATE lease_ledger l SET
+        accepted_at = coalesce(c.accepted_at, l.accepted_at),
+        ended_at = c.ended_at,
+        end_reason = c.end_reason
+    FROM json_to_recordset($5) AS c (session_id uuid, lease_epoch bigint, accepted_at timestamptz,
+        ended_at timestamptz, end_reason text)
+    WHERE l.session_id = c.session_id AND l.lease_epoch = c.lease_epoch
+), left_over AS (
+    INSERT INTO leftovers (pool, resource_domain, session_id, attempt, platform_resource_id,
+        platform_metadata, reason)
+    SELECT pool, resource_domain, session_id, attempt, platform_resource_id, platform_metadata::json, reason
+    FROM json_to_recordset($6) AS l (pool text, resource_domain text, session_id uuid,
+        attempt integer, platform_resource_id text, platform_metadata text, reason text)
+), lost AS (
+    INSERT INTO lost_holds (agent, incarnation, session_id, lease_epoch, lease_expires_at)
+    SELECT * FROM json_to_recordset($7) AS l (agent text, incarnation bigint, session_id uuid,
+        lease_epoch bigint, lease_expires_at timestamptz)
+    ON CONFLICT (agent, session_id) DO UPDATE SET incarnation = excluded.incarnation,
+        lease_epoch = excluded.lease_epoch, lease_expires_at = excluded.lease_expires_at
+)
+SELECT count(*) AS written FROM written

@@ -1,0 +1,82 @@
+//! Opening connections: TLS wherever the server offers it and the URL does not forbid it.
+
+use std::sync::{Arc, OnceLock};
+
+use diesel::{ConnectionError, ConnectionResult};
+use diesel_async::AsyncPgConnection;
+use tokio_postgres::config::Host;
+use tokio_postgres::{Client, Config, Connection, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::error::{Error, Result};
+
+/// The TLS side of a connection.
+type Tls = <MakeRustlsConnect as tokio_postgres::tls::MakeTlsConnect<Socket>>::Stream;
+
+/// Where a URL leads, without its password.
+#[must_use]
+pub fn describe(url: &str) -> String {
+    let Ok(config) = url.parse::<Config>() else { return "an unreadable URL".to_owned() };
+    let host = match config.get_hosts().first() {
+        Some(Host::Tcp(name)) => name.clone(),
+        Some(Host::Unix(path)) => path.display().to_string(),
+        None => "localhost".to_owned(),
+    };
+    format!("{} at {host}", config.get_dbname().unwrap_or("postgres"))
+}
+
+/// A bare client and the connection that drives it, for LISTEN.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn client(url: &str) -> Result<(Client, Connection<Socket, Tls>)> {
+    let away = |error: tokio_postgres::Error| Error::DatabaseUnavailable(explain(&error));
+    let mut config: Config = url.parse().map_err(away)?;
+    if config.get_application_name().is_none() {
+        config.application_name("lessor");
+    }
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(super::PATIENCE);
+    }
+    config.connect(tls()?).await.map_err(away)
+}
+
+/// A connection for Diesel's pools.
+pub(super) async fn diesel(url: &str) -> ConnectionResult<AsyncPgConnection> {
+    let (client, connection) =
+        client(url).await.map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
+    AsyncPgConnection::try_from_client_and_connection(client, connection).await
+}
+
+/// One TLS set-up for the process: reading the system's certificates takes milliseconds.
+fn tls() -> Result<MakeRustlsConnect> {
+    static TLS: OnceLock<std::result::Result<MakeRustlsConnect, String>> = OnceLock::new();
+    TLS.get_or_init(|| {
+        let mut roots = rustls::RootCertStore::empty();
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::warn!(%error, "a certificate of the system could not be read");
+        }
+        roots.add_parsable_certificates(found.certs);
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(MakeRustlsConnect::new(config))
+    })
+    .clone()
+    .map_err(Error::Internal)
+}
+
+/// The error with its causes: tokio-postgres keeps the interesting part in the source.
+fn explain(error: &tokio_postgres::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,180 @@
+//! The database, and no feature: connections, named transactions, statements, LISTEN.
+//!
+//! What is kept here: nothing. Truth is in PostgreSQL; this module only reaches it.
+//!
+//! Invariants:
+//! - Every wait for the database is bounded by [`PATIENCE`]. Past it the connection is thrown away,
+//!   because a transaction whose future was dropped may have left it in the middle of an answer.
+//! - A transaction that PostgreSQL rolled back for a conflict is run again, a few times.
+//! - Heartbeats have connections of their own, so that no load of other kinds stands before them.
+
+mod columns;
+mod connect;
+pub mod listen;
+pub mod migrate;
+pub mod schema;
+mod statement;
+
+use std::time::Duration;
+
+use diesel_async::pooled_connection::deadpool::{Object, Pool};
+use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
+use diesel_async::{AsyncConnection, AsyncPgConnection};
+
+use crate::error::{Error, Result};
+
+pub use columns::{AsJson, JsonText, LabelsColumn, MaybeJson, MaybeWord, Word};
+pub use connect::{client, describe};
+pub use statement::Statement;
+
+/// A connection as the rooms use it.
+pub type Conn = AsyncPgConnection;
+
+/// How long anybody waits for the database before being told that it is away.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a transaction that met a conflict is run in all.
+const TRIES: u32 = 6;
+
+/// The database's connections.
+#[derive(Clone)]
+pub struct Db {
+    work: Pool<Conn>,
+    beats: Pool<Conn>,
+}
+
+impl Db {
+    /// Prepares two pools of connections to the database at `url`; none is opened yet.
+    ///
+    /// # Errors
+    /// When the pool cannot be built.
+    pub fn new(url: &str, connections: usize, beat_connections: usize) -> Result<Self> {
+        Ok(Self { work: pool(url, connections)?, beats: pool(url, beat_connections)? })
+    }
+
+    /// Runs a transaction. `name` appears in the metrics.
+    ///
+    /// # Errors
+    /// What `body` says; [`Error::DatabaseUnavailable`] when it could not be run in time.
+    pub async fn write<R, F>(&self, name: &'static str, body: F) -> Result<R>
+    where
+        R: Send + 'static,
+        F: for<'c> Fn(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send + Sync,
+    {
+        self.transaction(&self.work, name, &body).await
+    }
+
+    /// As [`Db::write`], over the connections that are kept for heartbeats.
+    ///
+    /// # Errors
+    /// As [`Db::write`].
+    pub async fn beat<R, F>(&self, name: &'static str, body: F) -> Result<R>
+    where
+        R: Send + 'static,
+        F: for<'c> Fn(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send + Sync,
+    {
+        self.transaction(&self.beats, name, &body).await
+    }
+
+    /// Runs statements that only read, each for itself.
+    ///
+    /// # Errors
+    /// As [`Db::write`].
+    pub async fn read<R, F>(&self, name: &'static str, body: F) -> Result<R>
+    where
+        R: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send,
+    {
+        let _timer = Timer::start(name);
+        let mut conn = checkout(&self.work).await?;
+        match tokio::time::timeout(PATIENCE, body(&mut conn)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(abandon(conn)),
+        }
+    }
+
+    async fn transaction<R, F>(&self, pool: &Pool<Conn>, name: &'static str, body: &F) -> Result<R>
+    where
+        R: Send + 'static,
+        F: for<'c> Fn(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send + Sync,
+    {
+        let _timer = Timer::start(name);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut conn = checkout(pool).await?;
+            let run = conn.transaction(async |conn| body(conn).await);
+            let answer = match tokio::time::timeout(PATIENCE, run).await {
+                Ok(answer) => answer,
+                Err(_) => return Err(abandon(conn)),
+            };
+            match answer {
+                Err(Error::Retry(why)) if tries < TRIES => {
+                    metrics::counter!("lessor_db_retries_total", "transaction" => name).increment(1);
+                    tracing::debug!(transaction = name, %why, tries, "conflict, running it again");
+                }
+                Err(error @ Error::DatabaseUnavailable(_)) => {
+                    // The connection may be what is broken: the next caller gets a new one.
+                    drop(Object::take(conn));
+                    return Err(error);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// How many connections are open and how many of them are idle, for work and for heartbeats.
+    #[must_use]
+    pub fn usage(&self) -> [(&'static str, usize, usize); 2] {
+        let of = |pool: &Pool<Conn>| (pool.status().size, pool.status().available);
+        let ((work, idle), (beats, beats_idle)) = (of(&self.work), of(&self.beats));
+        [("work", work, idle), ("beats", beats, beats_idle)]
+    }
+}
+
+fn pool(url: &str, connections: usize) -> Result<Pool<Conn>> {
+    let mut config = ManagerConfig::default();
+    // The default makes a query at each checkout.
+    config.recycling_method = RecyclingMethod::Fast;
+    config.custom_setup = Box::new(|url| Box::pin(connect::diesel(url)));
+    let manager = AsyncDieselConnectionManager::<Conn>::new_with_config(url, config);
+    Pool::builder(manager)
+        .max_size(connections)
+        .runtime(diesel_async::pooled_connection::deadpool::Runtime::Tokio1)
+        .wait_timeout(Some(PATIENCE))
+        .create_timeout(Some(PATIENCE))
+        .recycle_timeout(Some(PATIENCE))
+        .build()
+        .map_err(|error| Error::Internal(error.to_string()))
+}
+
+async fn checkout(pool: &Pool<Conn>) -> Result<Object<Conn>> {
+    pool.get().await.map_err(|error| Error::DatabaseUnavailable(error.to_string()))
+}
+
+fn abandon(conn: Object<Conn>) -> Error {
+    let conn = Object::take(conn);
+    let cancel = conn.cancel_token();
+    drop(conn);
+    // The statement may be waiting for a lock in the server; it would go on doing so without us.
+    tokio::spawn(async move {
+        let _ = tokio::time::timeout(PATIENCE, cancel.cancel_query(tokio_postgres::NoTls)).await;
+    });
+    Error::DatabaseUnavailable(format!("no answer within {} s", PATIENCE.as_secs()))
+}
+
+/// Counts and times a transaction by its name.
+struct Timer(&'static str, std::time::Instant);
+
+impl Timer {
+    fn start(name: &'static str) -> Self {
+        Self(name, std::time::Instant::now())
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        metrics::histogram!("lessor_db_transaction_seconds", "transaction" => self.0)
+            .record(self.1.elapsed().as_secs_f64());
+    }
+}

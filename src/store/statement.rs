@@ -1,0 +1,82 @@
+//! SQL from a file, run through Diesel as a cached prepared statement.
+//!
+//! Diesel's own `sql_query` is prepared anew at each call, which costs a round trip and a plan.
+//! A [`Statement`] is cached by its text instead. Its text names parameters as PostgreSQL does,
+//! `$1` to `$9`, in any order and as often as it likes; on the way out they are numbered in the
+//! order in which they stand, since that is what Diesel's builder can do.
+
+use diesel::pg::Pg;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::result::QueryResult;
+use diesel::serialize::ToSql;
+use diesel::sql_types::{HasSqlType, Untyped};
+
+/// A statement and what is bound to its parameters.
+pub struct Statement<'a> {
+    text: &'a str,
+    binds: Vec<Box<dyn QueryFragment<Pg> + Send + 'a>>,
+}
+
+impl<'a> Statement<'a> {
+    /// The statement with this text; its first line should be `-- room::function`, so that the
+    /// database's activity view names the caller.
+    pub fn new(text: &'a str) -> Self {
+        Self { text, binds: Vec::new() }
+    }
+
+    /// Binds the next parameter, beginning with `$1`.
+    #[must_use]
+    pub fn bind<ST, T>(mut self, value: T) -> Self
+    where
+        Pg: HasSqlType<ST>,
+        T: ToSql<ST, Pg> + Send + 'a,
+        ST: Send + QueryId + 'a,
+    {
+        self.binds.push(Box::new(Bound::<ST, T> { value, sql_type: std::marker::PhantomData }));
+        self
+    }
+}
+
+struct Bound<ST, T> {
+    value: T,
+    sql_type: std::marker::PhantomData<ST>,
+}
+
+impl<ST, T> QueryFragment<Pg> for Bound<ST, T>
+where
+    Pg: HasSqlType<ST>,
+    T: ToSql<ST, Pg>,
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_bind_param(&self.value)
+    }
+}
+
+impl QueryFragment<Pg> for Statement<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        let mut rest = self.text;
+        while let Some(at) = rest.find('$') {
+            let number = rest[at + 1..].chars().next().and_then(|c| c.to_digit(10)).unwrap_or(0);
+            let bind = (number as usize).checked_sub(1).and_then(|index| self.binds.get(index));
+            let Some(bind) = bind else {
+                return Err(diesel::result::Error::QueryBuilderError(
+                    format!("parameter ${number} has no value").into(),
+                ));
+            };
+            out.push_sql(&rest[..at]);
+            bind.walk_ast(out.reborrow())?;
+            rest = &rest[at + 2..];
+        }
+        out.push_sql(rest);
+        Ok(())
+    }
+}
+
+impl QueryId for Statement<'_> {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl Query for Statement<'_> {
+    type SqlType = Untyped;
+}

@@ -1,0 +1,15 @@
+-- upkeep::delete_agents
+-- Agents that never came back; the sessions they held were released when they expired.
+WITH old AS MATERIALIZED (
+    SELECT a.name FROM agents a JOIN pools p ON p.name = a.pool
+    WHERE NOT a.live AND a.expired_at < now() - make_interval(secs => p.agent_retention_seconds)
+        AND NOT EXISTS (SELECT FROM sessions s WHERE s.assigned_agent_id = a.name)
+    ORDER BY a.name LIMIT 500 FOR UPDATE OF a SKIP LOCKED
+), gone AS (
+    DELETE FROM agents a USING old o WHERE a.name = o.name RETURNING a.name, a.pool, a.incarnation
+), told AS (
+    INSERT INTO events (kind, at, pool, agent, incarnation, actor_type, actor_name, reason)
+    SELECT 'agent.deregistered', now(), g.pool, g.name, g.incarnation, 'system', 'retention', 'never_came_back'
+    FROM gone g
+)
+SELECT count(*) AS deleted FROM gone

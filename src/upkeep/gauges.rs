@@ -1,0 +1,33 @@
+//! The gauges of what waits, by pool, and of the database's connections.
+
+use std::sync::Arc;
+
+use crate::app::App;
+use crate::error::Result;
+use crate::pools;
+
+/// Sets the gauges.
+///
+/// # Errors
+/// `DatabaseUnavailable`.
+#[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
+pub async fn run(app: &Arc<App>) -> Result<()> {
+    for pool in pools::list(app, None, 1_000).await? {
+        let name = pool.name;
+        metrics::gauge!("lessor_sessions_waiting", "pool" => name.clone())
+            .set(pool.counts.sessions.waiting as f64);
+        metrics::gauge!("lessor_oldest_waiting_seconds", "pool" => name.clone())
+            .set(pool.oldest_waiting_seconds.unwrap_or(0.0));
+        metrics::gauge!("lessor_sessions_unadopted", "pool" => name.clone())
+            .set(pool.counts.sessions.unadopted as f64);
+        metrics::gauge!("lessor_agents_live", "pool" => name.clone()).set(pool.counts.agents.live as f64);
+        metrics::gauge!("lessor_slots_free", "pool" => name.clone()).set(pool.counts.slots.free as f64);
+        metrics::gauge!("lessor_slots_capacity", "pool" => name).set(pool.counts.slots.capacity as f64);
+    }
+    for (kind, open, idle) in app.db.usage() {
+        metrics::gauge!("lessor_db_connections", "kind" => kind, "state" => "open").set(open as f64);
+        metrics::gauge!("lessor_db_connections", "kind" => kind, "state" => "idle").set(idle as f64);
+    }
+    app.metrics.run_upkeep();
+    Ok(())
+}

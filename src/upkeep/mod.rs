@@ -1,0 +1,74 @@
+//! What happens by itself: the driver of background tasks, and the list of them all.
+//!
+//! Every task takes no input and can be run at any time by any server, several at once: each works
+//! on what it finds locked by nobody. A task that fails is logged and runs again at its next turn.
+
+mod due;
+mod gauges;
+mod retention;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::app::App;
+use crate::leases;
+
+/// The shortest pause of a task that asks to run again at once.
+const BREATH: Duration = Duration::from_millis(5);
+
+/// Starts every task.
+pub fn start(app: &Arc<App>, tasks: &TaskTracker, stop: &CancellationToken) {
+    // To the next deadline, at most a second: a lease that is granted meanwhile lasts two at least.
+    drive(app, tasks, stop, "expiry", |app| async move {
+        let next = leases::expire(&app).await?;
+        Ok(next.unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(1)))
+    });
+    drive(app, tasks, stop, "due", |app| async move {
+        let next = due::run(&app).await?;
+        Ok(next.unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(1)))
+    });
+    drive(app, tasks, stop, "lost_domains", |app| async move {
+        let more = leases::sweep_lost_domains(&app).await?;
+        Ok(if more { BREATH } else { Duration::from_millis(500) })
+    });
+    drive(app, tasks, stop, "orphans", |app| async move {
+        leases::release_orphans(&app).await?;
+        Ok(Duration::from_secs(10))
+    });
+    drive(app, tasks, stop, "retention", |app| async move {
+        let more = retention::run(&app).await?;
+        Ok(if more { Duration::from_millis(100) } else { Duration::from_secs(60) })
+    });
+    drive(app, tasks, stop, "gauges", |app| async move {
+        gauges::run(&app).await?;
+        Ok(Duration::from_secs(5))
+    });
+}
+
+fn drive<F, R>(app: &Arc<App>, tasks: &TaskTracker, stop: &CancellationToken, name: &'static str, run: F)
+where
+    F: Fn(Arc<App>) -> R + Send + 'static,
+    R: Future<Output = crate::error::Result<Duration>> + Send,
+{
+    let (app, stop) = (Arc::clone(app), stop.clone());
+    tasks.spawn(async move {
+        loop {
+            // Not cancelled half-way: what writes runs to its end, then the task stops.
+            let pause = match run(Arc::clone(&app)).await {
+                Ok(pause) => pause.max(BREATH),
+                Err(error) => {
+                    tracing::warn!(task = name, %error, "a background task failed and will run again");
+                    metrics::counter!("lessor_upkeep_failures_total", "task" => name).increment(1);
+                    Duration::from_millis(500)
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    });
+}

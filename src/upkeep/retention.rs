@@ -1,0 +1,39 @@
+//! What is deleted in time: ended sessions with their history, agents that never came back,
+//! answers kept for idempotency.
+
+use std::sync::Arc;
+
+use diesel::sql_types::BigInt;
+use diesel_async::RunQueryDsl;
+
+use crate::app::App;
+use crate::error::Result;
+use crate::store::Statement;
+
+#[derive(diesel::QueryableByName)]
+struct Deleted {
+    #[diesel(sql_type = BigInt)]
+    deleted: i64,
+}
+
+/// Deletes what is past its time, a batch of each kind; whether there may be more.
+///
+/// # Errors
+/// `DatabaseUnavailable`.
+pub async fn run(app: &Arc<App>) -> Result<bool> {
+    let mut more = false;
+    for text in [
+        include_str!("delete_ended.sql"),
+        include_str!("delete_agents.sql"),
+        include_str!("delete_keys.sql"),
+    ] {
+        let deleted: Deleted = app
+            .db
+            .write("upkeep::retention", move |conn| {
+                Box::pin(async move { Ok(Statement::new(text).get_result(conn).await?) })
+            })
+            .await?;
+        more |= deleted.deleted >= 500;
+    }
+    Ok(more)
+}

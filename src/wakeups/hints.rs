@@ -1,0 +1,97 @@
+//! What a change makes worth looking at.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lessor_protocol::SessionState;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::sessions::{Next, Reach, SessionRow};
+
+/// What is worth looking at in one pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolHint {
+    /// Sessions that any agent of the pool could start: about how many.
+    #[serde(default, rename = "s")]
+    pub starts: u32,
+    /// Domains with work.
+    #[serde(default, rename = "d")]
+    pub domains: BTreeSet<String>,
+    /// Agents with work on what they hold, or whose standing has changed.
+    #[serde(default, rename = "a")]
+    pub agents: BTreeSet<String>,
+}
+
+impl PoolHint {
+    /// Adds another one to it.
+    pub fn merge(&mut self, other: Self) {
+        self.starts = self.starts.saturating_add(other.starts);
+        self.domains.extend(other.domains);
+        self.agents.extend(other.agents);
+    }
+}
+
+/// What a transaction makes worth looking at, once it has committed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hints {
+    /// By pool.
+    #[serde(default, rename = "p")]
+    pub pools: BTreeMap<String, PoolHint>,
+    /// Sessions that changed.
+    #[serde(default, rename = "c")]
+    pub changed: BTreeSet<Uuid>,
+}
+
+impl Hints {
+    /// What these sessions, as they are now, make worth looking at.
+    pub fn of<'a>(rows: impl Iterator<Item = &'a SessionRow>) -> Self {
+        let mut hints = Self::default();
+        for row in rows {
+            hints.changed.insert(row.id);
+            if row.assigned_agent_id.is_none() && row.held_back_until.is_none() {
+                hints.add_claimable(row);
+            } else if let (Some(agent), Some(_), 0) =
+                (&row.assigned_agent_id, row.deliver_at, row.deliveries)
+            {
+                // News for its holder; what has been told before is repeated by a timer.
+                hints.pool(&row.agent_pool).agents.insert(agent.clone());
+            }
+        }
+        hints
+    }
+
+    fn add_claimable(&mut self, row: &SessionRow) {
+        if row.is_startable_elsewhere() {
+            self.pool(&row.agent_pool).starts += 1;
+        }
+        match row.next() {
+            Next::Work { reach: Reach::Pool, .. } => self.pool(&row.agent_pool).starts += 1,
+            Next::Work { reach: Reach::Domain, .. } => {
+                if let Some(domain) = &row.resource_domain {
+                    self.pool(&row.agent_pool).domains.insert(domain.clone());
+                }
+            }
+            Next::Work { reach: Reach::Assignee, .. } | Next::Nothing | Next::End => {}
+        }
+        debug_assert!(row.state != SessionState::Terminated || row.next() == Next::Nothing);
+    }
+
+    /// The hint of one pool.
+    pub fn pool(&mut self, pool: &str) -> &mut PoolHint {
+        self.pools.entry(pool.to_owned()).or_default()
+    }
+
+    /// Adds another transaction's.
+    pub fn merge(&mut self, other: Self) {
+        for (pool, hint) in other.pools {
+            self.pools.entry(pool).or_default().merge(hint);
+        }
+        self.changed.extend(other.changed);
+    }
+
+    /// Whether there is nothing to say.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pools.is_empty() && self.changed.is_empty()
+    }
+}

@@ -1,0 +1,78 @@
+//! The switchboard: from a committed change to those who should look, here and on other servers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::mpsc;
+
+use super::hints::{Hints, PoolHint};
+use super::watch::Watchers;
+
+/// What a dispatcher is told.
+#[derive(Debug)]
+pub enum Wake {
+    /// There is something to look at.
+    Hint(PoolHint),
+    /// Look at everything: notifications may have been lost.
+    Everything,
+}
+
+/// Who wants to hear what, on this server.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    dispatchers: Arc<Mutex<HashMap<String, mpsc::UnboundedSender<Wake>>>>,
+    /// Those who wait for sessions.
+    pub watchers: Watchers,
+    outgoing: mpsc::UnboundedSender<Hints>,
+}
+
+impl Hub {
+    /// A switchboard, and what it wants to tell other servers.
+    #[must_use]
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Hints>) {
+        let (outgoing, to_send) = mpsc::unbounded_channel();
+        (Self { dispatchers: Arc::default(), watchers: Watchers::default(), outgoing }, to_send)
+    }
+
+    /// A change has committed here.
+    pub fn committed(&self, hints: Hints) {
+        if hints.is_empty() {
+            return;
+        }
+        self.deliver(&hints);
+        // The receiver goes away only when the service stops.
+        let _ = self.outgoing.send(hints);
+    }
+
+    /// Something has committed on another server, or here: tells those who listen on this one.
+    pub fn deliver(&self, hints: &Hints) {
+        self.watchers.wake(&hints.changed);
+        let dispatchers = self.dispatchers.lock().unwrap_or_else(PoisonError::into_inner);
+        for (pool, hint) in &hints.pools {
+            if let Some(dispatcher) = dispatchers.get(pool) {
+                let _ = dispatcher.send(Wake::Hint(hint.clone()));
+            }
+        }
+    }
+
+    /// Notifications may have been lost: everybody looks for himself.
+    pub fn look_everywhere(&self) {
+        self.watchers.wake_all();
+        let dispatchers = self.dispatchers.lock().unwrap_or_else(PoisonError::into_inner);
+        for dispatcher in dispatchers.values() {
+            let _ = dispatcher.send(Wake::Everything);
+        }
+    }
+
+    /// Registers the dispatcher of a pool.
+    pub fn register(&self, pool: &str, dispatcher: mpsc::UnboundedSender<Wake>) {
+        let mut map = self.dispatchers.lock().unwrap_or_else(PoisonError::into_inner);
+        map.insert(pool.to_owned(), dispatcher);
+    }
+
+    /// Takes it away again.
+    pub fn unregister(&self, pool: &str) {
+        let mut map = self.dispatchers.lock().unwrap_or_else(PoisonError::into_inner);
+        map.remove(pool);
+    }
+}
