@@ -41,8 +41,9 @@ fn v1(app: Option<&Arc<App>>) -> OpenApiRouter<Arc<App>> {
         .merge(agents::http::routes())
         .merge(reports::http::routes())
         .merge(sessions::http::routes());
-    let waiting =
-        OpenApiRouter::new().merge(claims::http::routes()).merge(sessions::http::waiting_routes());
+    let waiting = OpenApiRouter::new()
+        .merge(claims::http::routes())
+        .merge(sessions::http::waiting_routes());
     let writing = match app {
         Some(app) => writing.layer(middleware::from_fn_with_state(Arc::clone(app), detach)),
         None => writing,
@@ -52,5 +53,7 @@ fn v1(app: Option<&Arc<App>>) -> OpenApiRouter<Arc<App>> {
 
 async fn detach(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let handled = app.writes().spawn(next.run(request).in_current_span());
-    handled.await.unwrap_or_else(|error| Error::Internal(error.to_string()).into_response())
+    handled
+        .await
+        .unwrap_or_else(|error| Error::Internal(error.to_string()).into_response())
 }

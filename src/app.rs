@@ -81,6 +81,8 @@ impl App {
             settings.db_connections,
             settings.heartbeat_db_connections,
         )?;
+        let metrics = crate::telemetry::install_metrics();
+        count_from_zero();
         let (hub, outgoing) = Hub::new();
         let (renewals, workers) = Renewals::new();
         let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
@@ -91,7 +93,7 @@ impl App {
             hub: hub.clone(),
             renewals,
             dispatchers,
-            metrics: crate::telemetry::install_metrics(),
+            metrics,
             admin_token: settings.admin_token,
             stop,
             writes: TaskTracker::new(),
@@ -99,7 +101,12 @@ impl App {
             background: background.clone(),
         });
         background.spawn(workers.run(db, halt.clone()));
-        background.spawn(listen::run(settings.listen_url, hub, outgoing, halt.clone()));
+        background.spawn(listen::run(
+            settings.listen_url,
+            hub,
+            outgoing,
+            halt.clone(),
+        ));
         upkeep::start(&app, &background, &halt);
         Ok(app)
     }
@@ -114,7 +121,10 @@ impl App {
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let task = self.writes.spawn(work.in_current_span());
-        async move { task.await.unwrap_or_else(|error| Err(Error::Internal(error.to_string()))) }
+        async move {
+            task.await
+                .unwrap_or_else(|error| Err(Error::Internal(error.to_string())))
+        }
     }
 
     /// Where tasks of requests are tracked.
@@ -136,5 +146,14 @@ impl App {
         self.halt.cancel();
         self.background.close();
         self.background.wait().await;
+    }
+}
+
+/// A counter that is not there until it is first raised looks like a missing metric.
+fn count_from_zero() {
+    metrics::counter!("lessor_claim_statements_total").absolute(0);
+    metrics::counter!("lessor_leases_expired_total").absolute(0);
+    for outcome in lessor_protocol::Outcome::ALL {
+        metrics::counter!("lessor_reports_total", "outcome" => outcome.as_str()).absolute(0);
     }
 }

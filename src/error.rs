@@ -96,7 +96,10 @@ pub enum Error {
 impl Error {
     /// One value that is not allowed.
     pub fn invalid(pointer: &str, message: impl Into<String>) -> Self {
-        Self::Invalid(vec![FieldError { pointer: pointer.to_owned(), message: message.into() }])
+        Self::Invalid(vec![FieldError {
+            pointer: pointer.to_owned(),
+            message: message.into(),
+        }])
     }
 
     /// A request that uses what is not there yet.

@@ -44,7 +44,10 @@ fn main() -> ExitCode {
     if let Command::PostgresGuard(args) = &command {
         run_guarded_child(args);
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("lessor: {error}");
@@ -70,9 +73,14 @@ async fn run(command: Command) -> Result<(), Fatal> {
         Command::Migrate(config) => {
             telemetry::init_logs(config.log_format, &config.log)?;
             let Some(url) = &config.database_url else {
-                return Err("migrate needs DATABASE_URL; the private database is migrated at each start".into());
+                return Err(
+                    "migrate needs DATABASE_URL; the private database is migrated at each start"
+                        .into(),
+                );
             };
-            let ran = migrate::run(url.expose_secret()).await.map_err(|error| error.to_string())?;
+            let ran = migrate::run(url.expose_secret())
+                .await
+                .map_err(|error| error.to_string())?;
             match ran.as_slice() {
                 [] => println!("the schema is up to date"),
                 ran => println!("migrated: {}", ran.join(", ")),

@@ -44,7 +44,10 @@ pub async fn start(config: Config) -> Result<Running, Fatal> {
         .map_err(|error| format!("cannot listen on {}: {error}", config.listen))?;
     let address = listener.local_addr()?;
     let (url, postgres) = database(&config).await?;
-    let listen_url = config.listen_url.as_ref().map_or_else(|| url.clone(), |url| url.expose_secret().to_owned());
+    let listen_url = config
+        .listen_url
+        .as_ref()
+        .map_or_else(|| url.clone(), |url| url.expose_secret().to_owned());
     let ran = migrated(&url).await?;
     for migration in &ran {
         tracing::info!(%migration, "the schema was migrated");
@@ -61,7 +64,9 @@ pub async fn start(config: Config) -> Result<Running, Fatal> {
     let router = crate::api::router(&app);
     let stopping = app.stop.clone();
     let server = tokio::spawn(
-        axum::serve(listener, router).with_graceful_shutdown(async move { stopping.cancelled().await }).into_future(),
+        axum::serve(listener, router)
+            .with_graceful_shutdown(async move { stopping.cancelled().await })
+            .into_future(),
     );
     tracing::info!(
         %address,
@@ -70,7 +75,13 @@ pub async fn start(config: Config) -> Result<Running, Fatal> {
         "serving"
     );
     let stop_timeout = Duration::from_secs(u64::from(config.stop_timeout_seconds));
-    Ok(Running { app, address, postgres, server, stop_timeout })
+    Ok(Running {
+        app,
+        address,
+        postgres,
+        server,
+        stop_timeout,
+    })
 }
 
 async fn database(config: &Config) -> Result<(String, Option<PrivatePostgres>), Fatal> {
@@ -90,7 +101,9 @@ async fn migrated(url: &str) -> Result<Vec<String>, Fatal> {
     loop {
         match migrate::run(url).await {
             Ok(ran) => return Ok(ran),
-            Err(crate::error::Error::DatabaseUnavailable(why)) if tokio::time::Instant::now() < deadline => {
+            Err(crate::error::Error::DatabaseUnavailable(why))
+                if tokio::time::Instant::now() < deadline =>
+            {
                 tracing::warn!(%why, "waiting for the database");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
@@ -129,7 +142,10 @@ impl Running {
             }
             self.app.finish().await;
         };
-        if tokio::time::timeout(self.stop_timeout, orderly).await.is_err() {
+        if tokio::time::timeout(self.stop_timeout, orderly)
+            .await
+            .is_err()
+        {
             tracing::warn!("what did not end within the stop timeout is cut off");
         }
         if let Some(postgres) = self.postgres {
@@ -143,7 +159,10 @@ impl Running {
 /// Resolves on SIGTERM or Ctrl-C.
 pub async fn signalled() {
     use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+    match (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) {
         (Ok(mut terminate), Ok(mut interrupt)) => {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         }

@@ -100,8 +100,10 @@ async fn agent(process: Process) -> Result<(), Box<dyn std::error::Error>> {
         shim: ShimCommand::this_binary(),
     };
     let shutdown = CancellationToken::new();
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     let asked = shutdown.clone();
     tokio::spawn(async move {
         tokio::select! {
@@ -116,7 +118,9 @@ async fn agent(process: Process) -> Result<(), Box<dyn std::error::Error>> {
 /// Readable at a terminal, JSON otherwise; `LESSOR_LOG` narrows or widens it.
 fn init_logs() {
     let filter = EnvFilter::try_from_env("LESSOR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
         logs.with_target(false).init();
     } else {

@@ -60,8 +60,13 @@ pub async fn run_process_agent(
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let client = Client::new(&agent.url, agent.token.as_deref())?;
-    let driver = ProcessDriver::new(&agent.data_dir, &agent.name, agent.shim)
-        .map_err(|source| RunError::DataDir { path: agent.data_dir.clone(), source })?;
+    let driver =
+        ProcessDriver::new(&agent.data_dir, &agent.name, agent.shim).map_err(|source| {
+            RunError::DataDir {
+                path: agent.data_dir.clone(),
+                source,
+            }
+        })?;
     let mut config = AgentConfig::new(agent.name, agent.pool);
     config.resource_domain = Some(agent.resource_domain);
     config.capacity = agent.capacity;
@@ -76,11 +81,22 @@ pub async fn run_process_agent(
 /// This machine's name, as far as a resource domain or an agent can be called by it.
 #[must_use]
 pub fn host_name() -> String {
-    let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .to_lowercase();
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-_".contains(c);
-    let name: String = name.chars().map(|c| if fits(c) { c } else { '-' }).take(128).collect();
+    let name: String = name
+        .chars()
+        .map(|c| if fits(c) { c } else { '-' })
+        .take(128)
+        .collect();
     let name = name.trim_start_matches(['.', '-', '_']);
-    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+    if name.is_empty() {
+        "localhost".to_owned()
+    } else {
+        name.to_owned()
+    }
 }
 
 /// Where the agents of this machine keep their files unless told otherwise.

@@ -22,7 +22,10 @@ struct Machine {
 impl Machine {
     fn new() -> Self {
         let session = Uuid::now_v7();
-        Self { dir: std::env::temp_dir().join(format!("lessor-agent-{session}")), session }
+        Self {
+            dir: std::env::temp_dir().join(format!("lessor-agent-{session}")),
+            session,
+        }
     }
 
     fn agent(&self, name: &str) -> ProcessDriver {
@@ -78,7 +81,12 @@ fn work(session: &Session) -> Work {
 }
 
 fn process(resource: &Resource) -> ProcessId {
-    resource.platform_resource_id.as_ref().unwrap().parse().unwrap()
+    resource
+        .platform_resource_id
+        .as_ref()
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 async fn eventually(what: &str, condition: impl Fn() -> bool) {
@@ -94,7 +102,9 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
 fn family(session: Uuid) -> usize {
     let id = session.to_string();
     let all = proc::all();
-    all.iter().filter(|s| proc::has_env(s.id.pid, "LESSOR_SESSION_ID", &id) && s.id.is_alive()).count()
+    all.iter()
+        .filter(|s| proc::has_env(s.id.pid, "LESSOR_SESSION_ID", &id) && s.id.is_alive())
+        .count()
 }
 
 #[tokio::test]
@@ -109,7 +119,11 @@ async fn starts_once_and_is_seen_by_another_agent() {
     let (one, two) = (work(&session), work(&session));
     let (started, again) = tokio::join!(a.start(&one), b.start(&two));
     let (started, again) = (started.unwrap(), again.unwrap());
-    assert_eq!(process(&started), process(&again), "two agents in a race start it once");
+    assert_eq!(
+        process(&started),
+        process(&again),
+        "two agents in a race start it once"
+    );
     assert_eq!(started.endpoint.as_ref().unwrap().port, 80);
     assert!(process(&started).is_alive());
 
@@ -123,7 +137,13 @@ async fn starts_once_and_is_seen_by_another_agent() {
     assert_eq!(process(&adopted), process(&again));
     assert!(adopted.endpoint.is_none(), "unchanged");
     let stat = proc::Stat::of(process(&again).pid).unwrap();
-    assert_ne!(stat.session, rustix::process::getsid(None).unwrap().as_raw_nonzero().get());
+    assert_ne!(
+        stat.session,
+        rustix::process::getsid(None)
+            .unwrap()
+            .as_raw_nonzero()
+            .get()
+    );
 
     b.terminate(&work(&session)).await.unwrap();
     assert_eq!(family(machine.session), 0);
@@ -144,12 +164,28 @@ async fn the_adopter_sees_the_exit_code() {
         adopter.adopt(&work(&session)).await.unwrap();
         let one = work(&session);
         let mut wait = std::pin::pin!(adopter.wait(&one));
-        assert!(tokio::time::timeout(Duration::from_millis(100), &mut wait).await.is_err());
-        std::fs::write(machine.dir.join(format!("sessions/{}/files/go", session.id)), "").unwrap();
+        assert!(
+            tokio::time::timeout(Duration::from_millis(100), &mut wait)
+                .await
+                .is_err()
+        );
+        std::fs::write(
+            machine
+                .dir
+                .join(format!("sessions/{}/files/go", session.id)),
+            "",
+        )
+        .unwrap();
         assert_eq!(wait.await, exit, "{script}");
         // And whoever comes later still does.
-        assert_eq!(adopter.adopt(&work(&session)).await.unwrap_err(), Stop::Ended(exit.clone()));
-        assert_eq!(adopter.start(&work(&session)).await.unwrap_err(), Stop::Ended(exit));
+        assert_eq!(
+            adopter.adopt(&work(&session)).await.unwrap_err(),
+            Stop::Ended(exit.clone())
+        );
+        assert_eq!(
+            adopter.start(&work(&session)).await.unwrap_err(),
+            Stop::Ended(exit)
+        );
     }
 }
 
@@ -217,12 +253,18 @@ async fn hibernates_and_wakes() {
 async fn failures_say_why() {
     let cases = [
         (json!({"command": ["/no/such/program"]}), "cannot_execute"),
-        (json!({"command": ["true"], "cwd": "/no/such/folder"}), "cannot_execute"),
+        (
+            json!({"command": ["true"], "cwd": "/no/such/folder"}),
+            "cannot_execute",
+        ),
         (json!({"command": []}), "bad_spec"),
         (json!({"command": ["true"], "commands": 1}), "bad_spec"),
         (json!({"command": "true"}), "bad_spec"),
         (json!({"command": ["a\u{0}b"]}), "bad_spec"),
-        (json!({"command": ["true"], "env": {"a=b": "c"}}), "bad_spec"),
+        (
+            json!({"command": ["true"], "env": {"a=b": "c"}}),
+            "bad_spec",
+        ),
         (json!(null), "bad_spec"),
     ];
     for (spec, reason) in cases {
@@ -230,7 +272,11 @@ async fn failures_say_why() {
         let session = machine.session(spec.clone());
         match machine.agent("a").start(&work(&session)).await {
             Err(Stop::Failed(failure)) => {
-                assert_eq!((&*failure.reason, failure.retryable), (reason, false), "{spec}");
+                assert_eq!(
+                    (&*failure.reason, failure.retryable),
+                    (reason, false),
+                    "{spec}"
+                );
             }
             other => panic!("{spec}: {other:?}"),
         }
@@ -245,14 +291,24 @@ async fn a_reused_pid_is_not_taken_for_the_session() {
     // A process of somebody else that has "our" pid.
     let mut other = tokio::process::Command::new("sleep");
     // Without our output: whoever reads it to its end must not wait for this process.
-    other.arg("600").kill_on_drop(true).stdout(Stdio::null()).stderr(Stdio::null());
+    other
+        .arg("600")
+        .kill_on_drop(true)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let mut other = other.spawn().unwrap();
     let id = ProcessId::now(i32::try_from(other.id().unwrap()).unwrap()).unwrap();
     for ticks in [id.start_ticks, id.start_ticks + 1] {
-        let claimed = ProcessId { start_ticks: ticks, ..id };
+        let claimed = ProcessId {
+            start_ticks: ticks,
+            ..id
+        };
         session.platform_resource_id = Some(claimed.to_string());
         let adopted = agent.adopt(&work(&session)).await;
-        assert!(matches!(adopted, Err(Stop::Ended(Exit::Gone(_)))), "{adopted:?}");
+        assert!(
+            matches!(adopted, Err(Stop::Ended(Exit::Gone(_)))),
+            "{adopted:?}"
+        );
         agent.terminate(&work(&session)).await.unwrap();
         // The end sealed this attempt.
         session.attempt += 1;
@@ -267,7 +323,10 @@ async fn what_was_ended_is_not_started_by_a_late_shim() {
     let agent = machine.agent("a");
     let session = machine.shell("sleep 600");
     agent.terminate(&work(&session)).await.unwrap();
-    assert!(matches!(agent.start(&work(&session)).await, Err(Stop::Failed(_))));
+    assert!(matches!(
+        agent.start(&work(&session)).await,
+        Err(Stop::Failed(_))
+    ));
     assert_eq!(family(machine.session), 0);
 }
 
@@ -278,9 +337,17 @@ async fn the_shim_killed_is_no_reason_to_kill_the_session() {
     let session = machine.shell("sleep 600 & wait");
     let started = process(&agent.start(&work(&session)).await.unwrap());
     let shim = proc::Stat::of(started.pid).unwrap().parent;
-    ProcessId::now(shim).unwrap().signal(rustix::process::Signal::KILL);
-    eventually("no shim", || !ProcessId::now(shim).is_some_and(ProcessId::is_alive)).await;
-    assert_eq!(process(&agent.adopt(&work(&session)).await.unwrap()), started);
+    ProcessId::now(shim)
+        .unwrap()
+        .signal(rustix::process::Signal::KILL);
+    eventually("no shim", || {
+        !ProcessId::now(shim).is_some_and(ProcessId::is_alive)
+    })
+    .await;
+    assert_eq!(
+        process(&agent.adopt(&work(&session)).await.unwrap()),
+        started
+    );
     agent.terminate(&work(&session)).await.unwrap();
     assert_eq!(family(machine.session), 0);
     assert!(matches!(agent.wait(&work(&session)).await, Exit::Gone(_)));
@@ -292,15 +359,34 @@ async fn remembers_what_it_held() {
     let session = machine.shell("sleep 600");
     let agent = machine.agent("a");
     agent.start(&work(&session)).await.unwrap();
-    agent.remember(&Held { session: session.clone(), lease_epoch: 9 }).await;
+    agent
+        .remember(&Held {
+            session: session.clone(),
+            lease_epoch: 9,
+        })
+        .await;
     let found = machine.agent("a").held().await;
-    assert_eq!(found.iter().map(|h| (h.session.id, h.lease_epoch)).collect::<Vec<_>>(), [(session.id, 9)]);
-    assert!(machine.agent("b").held().await.is_empty(), "each agent its own");
+    assert_eq!(
+        found
+            .iter()
+            .map(|h| (h.session.id, h.lease_epoch))
+            .collect::<Vec<_>>(),
+        [(session.id, 9)]
+    );
+    assert!(
+        machine.agent("b").held().await.is_empty(),
+        "each agent its own"
+    );
     agent.forget(session.id).await;
     assert!(machine.agent("a").held().await.is_empty());
 
     let mut session = session;
     session.delete_data = true;
     agent.terminate(&work(&session)).await.unwrap();
-    assert!(!machine.dir.join(format!("sessions/{}", session.id)).exists());
+    assert!(
+        !machine
+            .dir
+            .join(format!("sessions/{}", session.id))
+            .exists()
+    );
 }

@@ -50,7 +50,11 @@ pub(crate) fn push(
 }
 
 pub(crate) fn push_labels(query: &mut Vec<(&'static str, String)>, labels: &Labels) {
-    query.extend(labels.iter().map(|(key, value)| ("label", format!("{key}:{value}"))));
+    query.extend(
+        labels
+            .iter()
+            .map(|(key, value)| ("label", format!("{key}:{value}"))),
+    );
 }
 
 impl Client {
@@ -59,7 +63,8 @@ impl Client {
     /// # Errors
     /// See [`Error`]; `agent_superseded` means that this run must exit.
     pub async fn register_agent(&self, agent: &str, body: &Register) -> Result<Registered, Error> {
-        self.fetch(Call::new(Method::PUT, &["agents", agent]).json(body)?).await
+        self.fetch(Call::new(Method::PUT, &["agents", agent]).json(body)?)
+            .await
     }
 
     /// One agent.
@@ -75,7 +80,8 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn list_agents(&self, filter: &AgentFilter) -> Result<Page<Agent>, Error> {
-        self.fetch(Call::new(Method::GET, &["agents"]).query(filter.query())).await
+        self.fetch(Call::new(Method::GET, &["agents"]).query(filter.query()))
+            .await
     }
 
     /// An agent's goodbye when `incarnation` is its own; an operator's removal without it. The
@@ -92,7 +98,8 @@ impl Client {
         let mut query = Vec::new();
         push(&mut query, "incarnation", incarnation.as_ref());
         push(&mut query, "force", force.then_some("true").as_ref());
-        self.done(Call::new(Method::DELETE, &["agents", agent]).query(query)).await
+        self.done(Call::new(Method::DELETE, &["agents", agent]).query(query))
+            .await
     }
 
     /// Renews an agent's lease.
@@ -100,7 +107,8 @@ impl Client {
     /// # Errors
     /// See [`Error`]; `lease_expired` and `agent_not_registered` mean: register again.
     pub async fn heartbeat(&self, agent: &str, body: &Heartbeat) -> Result<Renewed, Error> {
-        self.fetch(Call::new(Method::POST, &["agents", agent, "heartbeat"]).json(body)?).await
+        self.fetch(Call::new(Method::POST, &["agents", agent, "heartbeat"]).json(body)?)
+            .await
     }
 
     /// Claims work: the long poll. It takes as long as `wait_seconds`, and at most 10 s more.
@@ -119,7 +127,8 @@ impl Client {
     /// # Errors
     /// See [`Error`]. A report that was fenced or rejected is no error of the call.
     pub async fn report(&self, agent: &str, body: &Reports) -> Result<ReportResults, Error> {
-        self.fetch(Call::new(Method::POST, &["agents", agent, "reports"]).json(body)?).await
+        self.fetch(Call::new(Method::POST, &["agents", agent, "reports"]).json(body)?)
+            .await
     }
 
     /// Gives an agent no new sessions.
@@ -127,7 +136,8 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn cordon_agent(&self, agent: &str, body: &CordonRequest) -> Result<Agent, Error> {
-        self.fetch(Call::new(Method::POST, &["agents", agent, "cordon"]).json(body)?).await
+        self.fetch(Call::new(Method::POST, &["agents", agent, "cordon"]).json(body)?)
+            .await
     }
 
     /// Lifts a cordon.
@@ -135,6 +145,7 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn uncordon_agent(&self, agent: &str) -> Result<Agent, Error> {
-        self.fetch(Call::new(Method::POST, &["agents", agent, "uncordon"])).await
+        self.fetch(Call::new(Method::POST, &["agents", agent, "uncordon"]))
+            .await
     }
 }

@@ -103,7 +103,10 @@ impl Client {
     /// `Address` when it is no HTTP address or the token cannot be a header, `Transport` when TLS
     /// cannot be set up (no CA certificates on this machine).
     pub fn new(base_url: &str, token: Option<&str>) -> Result<Self, Error> {
-        let address = |reason: String| Error::Address { url: base_url.to_owned(), reason };
+        let address = |reason: String| Error::Address {
+            url: base_url.to_owned(),
+            reason,
+        };
         let base = Url::parse(base_url).map_err(|error| address(error.to_string()))?;
         if !matches!(base.scheme(), "http" | "https") || base.host().is_none() {
             return Err(address("it must begin with http:// or https://".to_owned()));
@@ -132,7 +135,11 @@ impl Client {
                 .with_no_client_auth();
             builder = builder.tls_backend_preconfigured(config);
         }
-        Ok(Self { http: builder.build()?, base: Arc::new(base), token })
+        Ok(Self {
+            http: builder.build()?,
+            base: Arc::new(base),
+            token,
+        })
     }
 
     /// `GET /v1`: the versions of the service and of the protocols it speaks, and its time.
@@ -168,7 +175,9 @@ impl Client {
             request = request.header("Idempotency-Key", key);
         }
         if let Some(body) = call.body {
-            request = request.header(header::CONTENT_TYPE, call.media_type).body(body);
+            request = request
+                .header(header::CONTENT_TYPE, call.media_type)
+                .body(body);
         }
         let response = request.send().await?;
         let status = response.status().as_u16();
@@ -178,11 +187,18 @@ impl Client {
             return Ok(body.to_vec());
         }
         Err(match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => Error::Problem { problem: Box::new(problem), status, retry_after },
+            Ok(problem) => Error::Problem {
+                problem: Box::new(problem),
+                status,
+                retry_after,
+            },
             Err(_) => Error::Unexpected {
                 status,
                 retry_after,
-                body: String::from_utf8_lossy(&body).chars().take(EXCERPT_CHARS).collect(),
+                body: String::from_utf8_lossy(&body)
+                    .chars()
+                    .take(EXCERPT_CHARS)
+                    .collect(),
             },
         })
     }
@@ -201,7 +217,13 @@ impl Client {
 }
 
 fn retry_after(headers: &header::HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse::<f64>().ok()?;
+    let seconds = headers
+        .get(header::RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse::<f64>()
+        .ok()?;
     Duration::try_from_secs_f64(seconds).ok()
 }
 
@@ -224,13 +246,19 @@ mod tests {
             client.url(&call).as_str(),
             "http://host/prefix/v1/pools/a%2Fb%20c?label=k%3Av+w&label=x%3Ay"
         );
-        assert_eq!(client.url(&Call::new(Method::GET, &[])).as_str(), "http://host/prefix/v1");
+        assert_eq!(
+            client.url(&Call::new(Method::GET, &[])).as_str(),
+            "http://host/prefix/v1"
+        );
     }
 
     #[test]
     fn what_is_no_address_is_refused() {
         for url in ["", "host:80", "ftp://host", "http://"] {
-            assert!(matches!(Client::new(url, None), Err(Error::Address { .. })), "{url}");
+            assert!(
+                matches!(Client::new(url, None), Err(Error::Address { .. })),
+                "{url}"
+            );
         }
         assert!(Client::new("http://host", Some("a\nb")).is_err());
         assert!(Client::new("https://host", Some("t")).is_ok());

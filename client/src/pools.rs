@@ -12,7 +12,8 @@ impl Client {
     /// # Errors
     /// See [`Error`]; `pool_platform_fixed` when the platform would change.
     pub async fn put_pool(&self, pool: &str, spec: &PoolSpec) -> Result<Pool, Error> {
-        self.fetch(Call::new(Method::PUT, &["pools", pool]).json(spec)?).await
+        self.fetch(Call::new(Method::PUT, &["pools", pool]).json(spec)?)
+            .await
     }
 
     /// Changes some of a pool's settings: a JSON merge patch of [`PoolSpec`].
@@ -20,7 +21,12 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn patch_pool(&self, pool: &str, patch: &serde_json::Value) -> Result<Pool, Error> {
-        self.fetch(Call::new(Method::PATCH, &["pools", pool]).json(patch)?.merge_patch()).await
+        self.fetch(
+            Call::new(Method::PATCH, &["pools", pool])
+                .json(patch)?
+                .merge_patch(),
+        )
+        .await
     }
 
     /// One pool with its live counts.
@@ -46,6 +52,7 @@ impl Client {
     pub async fn list_pools(&self, paging: &Paging) -> Result<Page<Pool>, Error> {
         let mut query = Vec::new();
         paging.query(&mut query);
-        self.fetch(Call::new(Method::GET, &["pools"]).query(query)).await
+        self.fetch(Call::new(Method::GET, &["pools"]).query(query))
+            .await
     }
 }

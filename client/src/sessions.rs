@@ -49,14 +49,26 @@ impl SessionFilter {
         push(&mut query, "pool", self.pool.as_ref());
         push(&mut query, "state", self.state.as_ref());
         push(&mut query, "desired_state", self.desired_state.as_ref());
-        push(&mut query, "assigned_agent_id", self.assigned_agent_id.as_ref());
+        push(
+            &mut query,
+            "assigned_agent_id",
+            self.assigned_agent_id.as_ref(),
+        );
         push(&mut query, "assigned", self.assigned.as_ref());
         push(&mut query, "owner", self.owner.as_ref());
         push(&mut query, "name", self.name.as_ref());
         push_labels(&mut query, &self.labels);
         push(&mut query, "resource_domain", self.resource_domain.as_ref());
-        push(&mut query, "created_after", self.created_after.map(time).as_ref());
-        push(&mut query, "created_before", self.created_before.map(time).as_ref());
+        push(
+            &mut query,
+            "created_after",
+            self.created_after.map(time).as_ref(),
+        );
+        push(
+            &mut query,
+            "created_before",
+            self.created_before.map(time).as_ref(),
+        );
         self.paging.query(&mut query);
         query
     }
@@ -107,7 +119,8 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn list_sessions(&self, filter: &SessionFilter) -> Result<Page<Session>, Error> {
-        self.fetch(Call::new(Method::GET, &["sessions"]).query(filter.query())).await
+        self.fetch(Call::new(Method::GET, &["sessions"]).query(filter.query()))
+            .await
     }
 
     /// One session.
@@ -115,7 +128,8 @@ impl Client {
     /// # Errors
     /// See [`Error`]; `session_not_found`.
     pub async fn get_session(&self, session: &str) -> Result<Session, Error> {
-        self.fetch(Call::new(Method::GET, &["sessions", session])).await
+        self.fetch(Call::new(Method::GET, &["sessions", session]))
+            .await
     }
 
     /// One session, as soon as it is in one of `states` at its current generation, or can no
@@ -144,7 +158,12 @@ impl Client {
     /// # Errors
     /// See [`Error`]; `transition_not_allowed`.
     pub async fn patch_session(&self, id: &str, patch: &SessionPatch) -> Result<Session, Error> {
-        self.fetch(Call::new(Method::PATCH, &["sessions", id]).json(patch)?.merge_patch()).await
+        self.fetch(
+            Call::new(Method::PATCH, &["sessions", id])
+                .json(patch)?
+                .merge_patch(),
+        )
+        .await
     }
 
     /// Wants a session to end. It has ended when its `state` is `terminated`.
@@ -157,7 +176,8 @@ impl Client {
         push(&mut query, "grace_seconds", how.grace_seconds.as_ref());
         push(&mut query, "delete_data", how.delete_data.as_ref());
         push(&mut query, "force", how.force.then_some("true").as_ref());
-        self.fetch(Call::new(Method::DELETE, &["sessions", id]).query(query)).await
+        self.fetch(Call::new(Method::DELETE, &["sessions", id]).query(query))
+            .await
     }
 
     /// Tries a dead letter again.
@@ -165,7 +185,8 @@ impl Client {
     /// # Errors
     /// See [`Error`]; `session_not_failed`.
     pub async fn retry_session(&self, session: &str) -> Result<Session, Error> {
-        self.fetch(Call::new(Method::POST, &["sessions", session, "retry"])).await
+        self.fetch(Call::new(Method::POST, &["sessions", session, "retry"]))
+            .await
     }
 
     /// A page of a session's timeline.
@@ -175,7 +196,8 @@ impl Client {
     pub async fn session_events(&self, id: &str, paging: &Paging) -> Result<Page<Event>, Error> {
         let mut query = Vec::new();
         paging.query(&mut query);
-        self.fetch(Call::new(Method::GET, &["sessions", id, "events"]).query(query)).await
+        self.fetch(Call::new(Method::GET, &["sessions", id, "events"]).query(query))
+            .await
     }
 
     /// A page of a session's lease ledger: who held it, when, and why that ended.
@@ -189,6 +211,7 @@ impl Client {
     ) -> Result<Page<LedgerItem>, Error> {
         let mut query = Vec::new();
         paging.query(&mut query);
-        self.fetch(Call::new(Method::GET, &["sessions", session, "leases"]).query(query)).await
+        self.fetch(Call::new(Method::GET, &["sessions", session, "leases"]).query(query))
+            .await
     }
 }

@@ -13,7 +13,10 @@ use crate::UnknownWord;
 pub struct Problem {
     /// `urn:lessor:problem:<code>`.
     #[serde(rename = "type")]
-    #[cfg_attr(feature = "openapi", schema(example = "urn:lessor:problem:session_not_found"))]
+    #[cfg_attr(
+        feature = "openapi",
+        schema(example = "urn:lessor:problem:session_not_found")
+    )]
     pub problem_type: String,
     /// What the code means.
     pub title: String,

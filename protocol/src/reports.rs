@@ -35,19 +35,35 @@ pub struct Report {
     /// What it observed.
     pub state: ReportedState,
     /// The platform's name of the pod, container or process.
-    #[serde(default, deserialize_with = "merge::present", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "merge::present",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub platform_resource_id: Option<Option<String>>,
     /// A JSON object of the agent's own: at most 16 KiB.
-    #[serde(default, deserialize_with = "merge::present", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "merge::present",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     pub platform_metadata: Option<Option<RawJson>>,
     /// Where users reach it.
-    #[serde(default, deserialize_with = "merge::present", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "merge::present",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Endpoint>))]
     pub endpoint: Option<Option<Endpoint>>,
     /// Why it failed, or why the offer is declined.
-    #[serde(default, deserialize_with = "merge::present", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "merge::present",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<ReportedFailure>))]
     pub failure: Option<Option<ReportedFailure>>,
 }

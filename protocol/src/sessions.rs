@@ -250,7 +250,11 @@ pub struct SessionPatch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub desired_state: Option<DesiredState>,
     /// Labels to set, and with null to remove.
-    #[serde(default, deserialize_with = "merge::present", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "merge::present",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<std::collections::BTreeMap<String, Option<String>>>))]
     pub labels: Option<Option<std::collections::BTreeMap<String, Option<String>>>>,
     /// Higher goes first: -1000 to 1000.
@@ -258,15 +262,27 @@ pub struct SessionPatch {
     #[cfg_attr(feature = "openapi", schema(minimum = -1000, maximum = 1000))]
     pub priority: Option<i32>,
     /// How long `starting` and `waking` may last: 1 to 86400.
-    #[serde(default, deserialize_with = "merge::present", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "merge::present",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<f64>, minimum = 1, maximum = 86400))]
     pub start_timeout_seconds: Option<Option<f64>>,
     /// How long `terminating` and `hibernating` may last: 1 to 86400.
-    #[serde(default, deserialize_with = "merge::present", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "merge::present",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<f64>, minimum = 1, maximum = 86400))]
     pub terminate_timeout_seconds: Option<Option<f64>>,
     /// After how long of idleness `idle_action` is taken.
-    #[serde(default, deserialize_with = "merge::present", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "merge::present",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<f64>))]
     pub idle_timeout_seconds: Option<Option<f64>>,
 }

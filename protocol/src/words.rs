@@ -17,7 +17,12 @@ pub struct UnknownWord {
 
 impl fmt::Display for UnknownWord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` is not one of {}", self.given, self.known.join(", "))
+        write!(
+            f,
+            "`{}` is not one of {}",
+            self.given,
+            self.known.join(", ")
+        )
     }
 }
 

@@ -29,11 +29,19 @@ pub async fn goodbye(
         None if agent.live && !force => return Err(Error::AgentLive(name.to_owned())),
         _ => {}
     }
-    let own = Actor { actor_type: lessor_protocol::ActorType::Agent, name: name.to_owned() };
+    let own = Actor {
+        actor_type: lessor_protocol::ActorType::Agent,
+        name: name.to_owned(),
+    };
     let actor = if incarnation.is_some() { &own } else { actor };
     let now = sessions::store::now(conn).await?;
     let rules = pools::rules(conn, &agent.pool).await?;
-    let ctx = Context { now, pool: &rules, actor, epoch_floor: 0 };
+    let ctx = Context {
+        now,
+        pool: &rules,
+        actor,
+        epoch_floor: 0,
+    };
     let rows = sessions::store::lock_assigned_to(conn, &[name.to_owned()]).await?;
     let mut drafts: Vec<Draft> = rows.into_iter().map(Draft::of).collect();
     let by_force = incarnation.is_none() && agent.live;
@@ -46,7 +54,14 @@ pub async fn goodbye(
         }
     }
     let mut hints = sessions::write(conn, &drafts).await?;
-    store::record(conn, &agent, actor, "agent.deregistered", by_force.then_some("forced")).await?;
+    store::record(
+        conn,
+        &agent,
+        actor,
+        "agent.deregistered",
+        by_force.then_some("forced"),
+    )
+    .await?;
     store::delete(conn, name).await?;
     leases::refresh_domains(conn, &agent.pool).await?;
     hints.pool(&agent.pool).agents.insert(name.to_owned());

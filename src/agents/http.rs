@@ -6,7 +6,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use lessor_protocol::{
-    Actor, Agent, Availability, CordonRequest, Heartbeat, Page, Register, Registered, Renewed, Scheduling,
+    Actor, Agent, Availability, CordonRequest, Heartbeat, Page, Register, Registered, Renewed,
+    Scheduling,
 };
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -15,7 +16,9 @@ use utoipa_axum::routes;
 use super::list::Position;
 use crate::app::App;
 use crate::error::Error;
-use crate::http::{Caller, Checks, Format, Item, Json, Listing, OptionalJson, Paging, Path, Query, label_filter};
+use crate::http::{
+    Caller, Checks, Format, Item, Json, Listing, OptionalJson, Paging, Path, Query, label_filter,
+};
 use crate::problem::Problem;
 
 const MAX_HELD: usize = 10_000;
@@ -103,7 +106,11 @@ async fn register_agent(
     Json(body): Json<Register>,
 ) -> Result<Response, Problem> {
     let (created, registered) = super::register(&app, &agent, body).await?;
-    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     Ok((status, Json(registered)).into_response())
 }
 
@@ -150,7 +157,9 @@ async fn send_heartbeat(
     if !body.activity.is_empty() {
         return Err(Error::not_built("/activity").into());
     }
-    Ok(Json(super::heartbeat(&app, &agent, body.incarnation, body.dropped).await?))
+    Ok(Json(
+        super::heartbeat(&app, &agent, body.incarnation, body.dropped).await?,
+    ))
 }
 
 /// Cordon an agent
@@ -172,7 +181,9 @@ async fn cordon_agent(
     }
     checks.finish()?;
     let cordon = Some((body.reason, body.until));
-    Ok(Json(super::set_cordon(&app, &agent, cordon, actor(caller)).await?))
+    Ok(Json(
+        super::set_cordon(&app, &agent, cordon, actor(caller)).await?,
+    ))
 }
 
 /// Uncordon an agent
@@ -184,9 +195,14 @@ async fn uncordon_agent(
     caller: Caller,
     Path(agent): Path<String>,
 ) -> Result<Json<Agent>, Problem> {
-    Ok(Json(super::set_cordon(&app, &agent, None, actor(caller)).await?))
+    Ok(Json(
+        super::set_cordon(&app, &agent, None, actor(caller)).await?,
+    ))
 }
 
 fn actor(caller: Caller) -> Actor {
-    Actor { actor_type: caller.actor_type, name: caller.name }
+    Actor {
+        actor_type: caller.actor_type,
+        name: caller.name,
+    }
 }

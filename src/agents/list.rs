@@ -35,7 +35,10 @@ impl Position {
     /// After this agent.
     #[must_use]
     pub fn of(agent: &Agent) -> Self {
-        Self { created_at: agent.created_at, name: agent.name.clone() }
+        Self {
+            created_at: agent.created_at,
+            name: agent.name.clone(),
+        }
     }
 }
 
@@ -47,7 +50,12 @@ impl crate::http::Cursor for Position {
 ///
 /// # Errors
 /// `DatabaseUnavailable`.
-pub async fn list(app: &App, filter: AgentFilter, after: Option<Position>, limit: i64) -> Result<Vec<Agent>> {
+pub async fn list(
+    app: &App,
+    filter: AgentFilter,
+    after: Option<Position>,
+    limit: i64,
+) -> Result<Vec<Agent>> {
     app.db
         .read("agents::list", |conn| {
             Box::pin(async move {
@@ -59,9 +67,9 @@ pub async fn list(app: &App, filter: AgentFilter, after: Option<Position>, limit
                     .into_boxed();
                 if let Some(after) = after {
                     query = query.filter(
-                        dsl::created_at
-                            .lt(after.created_at)
-                            .or(dsl::created_at.eq(after.created_at).and(dsl::name.lt(after.name))),
+                        dsl::created_at.lt(after.created_at).or(dsl::created_at
+                            .eq(after.created_at)
+                            .and(dsl::name.lt(after.name))),
                     );
                 }
                 if let Some(pool) = filter.pool {
@@ -75,7 +83,9 @@ pub async fn list(app: &App, filter: AgentFilter, after: Option<Position>, limit
                     Some(Scheduling::Active) => query.filter(dsl::cordoned.eq(false)),
                     Some(Scheduling::Cordoned) => query.filter(dsl::cordoned.eq(true)),
                     // Nothing drains yet, so nothing is found.
-                    Some(Scheduling::Draining | Scheduling::Drained) => query.filter(dsl::name.eq("")),
+                    Some(Scheduling::Draining | Scheduling::Drained) => {
+                        query.filter(dsl::name.eq(""))
+                    }
                 };
                 if let Some(domain) = filter.resource_domain {
                     query = query.filter(dsl::resource_domain.eq(domain));

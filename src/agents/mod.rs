@@ -117,7 +117,12 @@ pub async fn acknowledge(
                 let now = sessions::store::now(conn).await?;
                 let pool = crate::pools::rules(conn, &agent.pool).await?;
                 let actor = sessions::system("acknowledgment");
-                let ctx = Context { now, pool: &pool, actor: &actor, epoch_floor: 0 };
+                let ctx = Context {
+                    now,
+                    pool: &pool,
+                    actor: &actor,
+                    epoch_floor: 0,
+                };
                 let mut drafts: Vec<Draft> = rows.into_iter().map(Draft::of).collect();
                 for draft in &mut drafts {
                     draft.acknowledge_loss(&ctx);
@@ -154,7 +159,10 @@ pub async fn set_cordon(
                     store::set_cordon(conn, &before, cordon, &actor).await?;
                     hints.pool(&before.pool).agents.insert(name.clone());
                     // What it was not given before, it or others may be given now.
-                    hints.pool(&before.pool).domains.insert(before.resource_domain.clone());
+                    hints
+                        .pool(&before.pool)
+                        .domains
+                        .insert(before.resource_domain.clone());
                     hints.pool(&before.pool).starts = 1;
                 }
                 Ok((store::get(conn, &name).await?, hints))
@@ -171,5 +179,9 @@ pub async fn set_cordon(
 /// `AgentNotRegistered`, `DatabaseUnavailable`.
 pub async fn get(app: &App, name: &str) -> Result<Agent> {
     let name = name.to_owned();
-    app.db.read("agents::get", |conn| Box::pin(async move { store::get(conn, &name).await })).await
+    app.db
+        .read("agents::get", |conn| {
+            Box::pin(async move { store::get(conn, &name).await })
+        })
+        .await
 }

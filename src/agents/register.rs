@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lessor_protocol::{
-    Actor, ActorType, DroppedSession, EndReason, HeldSession, PROTOCOL_VERSIONS, Register, Registered,
+    Actor, ActorType, DroppedSession, EndReason, HeldSession, PROTOCOL_VERSIONS, Register,
+    Registered,
 };
 use uuid::Uuid;
 
@@ -41,18 +42,30 @@ pub fn check(name: &str, body: &Register) -> Result<()> {
     match body.protocol_version {
         Some(version) if !PROTOCOL_VERSIONS.contains(&version) => {
             let spoken: Vec<String> = PROTOCOL_VERSIONS.iter().map(ToString::to_string).collect();
-            Err(Error::ProtocolVersionUnsupported(version, spoken.join(", ")))
+            Err(Error::ProtocolVersionUnsupported(
+                version,
+                spoken.join(", "),
+            ))
         }
         _ => Ok(()),
     }
 }
 
-pub async fn register(conn: &mut Conn, name: &str, body: &Register) -> Result<(bool, Registered, Hints)> {
+pub async fn register(
+    conn: &mut Conn,
+    name: &str,
+    body: &Register,
+) -> Result<(bool, Registered, Hints)> {
     let rules = pools::rules(conn, &body.pool).await?;
-    let domain = body.resource_domain.clone().unwrap_or_else(|| name.to_owned());
+    let domain = body
+        .resource_domain
+        .clone()
+        .unwrap_or_else(|| name.to_owned());
     let before = store::lock_one(conn, name).await?;
     let same_run = before.as_ref().is_some_and(|row| {
-        row.live && row.instance_id.is_some() && row.instance_id == body.instance.as_ref().map(|i| i.id.clone())
+        row.live
+            && row.instance_id.is_some()
+            && row.instance_id == body.instance.as_ref().map(|i| i.id.clone())
     });
     if let Some(row) = &before {
         refuse_superseded(conn, row, body, same_run).await?;
@@ -69,14 +82,26 @@ pub async fn register(conn: &mut Conn, name: &str, body: &Register) -> Result<(b
         _ => store::new_incarnation(conn, name, body, &domain).await?,
     };
     let now = sessions::store::now(conn).await?;
-    let actor = Actor { actor_type: ActorType::Agent, name: name.to_owned() };
+    let actor = Actor {
+        actor_type: ActorType::Agent,
+        name: name.to_owned(),
+    };
     let epoch_floor = pools::epoch_floor(conn).await?;
-    let ctx = Context { now, pool: &rules, actor: &actor, epoch_floor };
+    let ctx = Context {
+        now,
+        pool: &rules,
+        actor: &actor,
+        epoch_floor,
+    };
     if !same_run {
         record_registration(conn, before.as_ref(), &agent, &actor).await?;
     }
 
-    let held: BTreeMap<Uuid, i64> = body.held.iter().map(|h| (h.session_id, h.lease_epoch)).collect();
+    let held: BTreeMap<Uuid, i64> = body
+        .held
+        .iter()
+        .map(|h| (h.session_id, h.lease_epoch))
+        .collect();
     let mut ids: BTreeSet<Uuid> = held.keys().copied().collect();
     ids.extend(store::assigned_ids(conn, name).await?);
     let ids: Vec<Uuid> = ids.into_iter().collect();
@@ -91,17 +116,30 @@ pub async fn register(conn: &mut Conn, name: &str, body: &Register) -> Result<(b
         let mut draft = Draft::of(row);
         match held.get(&draft.row.id) {
             // A retried PUT: what was kept the first time is kept under its present epoch.
-            Some(_) if same_run && assigned_here && draft.row.assigned_incarnation == Some(agent.incarnation) => {
-                keep.push(HeldSession { session_id: draft.row.id, lease_epoch: draft.row.lease_epoch });
+            Some(_)
+                if same_run
+                    && assigned_here
+                    && draft.row.assigned_incarnation == Some(agent.incarnation) =>
+            {
+                keep.push(HeldSession {
+                    session_id: draft.row.id,
+                    lease_epoch: draft.row.lease_epoch,
+                });
             }
             Some(epoch) => match why_drop(&draft.row, &agent, *epoch) {
                 None => {
                     draft.keep(&ctx, &agent.assignee());
-                    keep.push(HeldSession { session_id: draft.row.id, lease_epoch: draft.row.lease_epoch });
+                    keep.push(HeldSession {
+                        session_id: draft.row.id,
+                        lease_epoch: draft.row.lease_epoch,
+                    });
                     drafts.push(draft);
                 }
                 Some(reason) => {
-                    drop.push(DroppedSession { session_id: draft.row.id, reason: reason.to_owned() });
+                    drop.push(DroppedSession {
+                        session_id: draft.row.id,
+                        reason: reason.to_owned(),
+                    });
                     // Held under an old epoch by this very name: nobody drives it as it is now.
                     if assigned_here && !same_run {
                         draft.unassign(&ctx, EndReason::NotHeld, "session.requeued");
@@ -118,7 +156,10 @@ pub async fn register(conn: &mut Conn, name: &str, body: &Register) -> Result<(b
         }
     }
     for id in held.keys().filter(|id| !found.contains(id)) {
-        drop.push(DroppedSession { session_id: *id, reason: "session_not_found".to_owned() });
+        drop.push(DroppedSession {
+            session_id: *id,
+            reason: "session_not_found".to_owned(),
+        });
     }
     let mut hints = sessions::write(conn, &drafts).await?;
     leases::refresh_domains(conn, &body.pool).await?;
@@ -140,8 +181,15 @@ pub async fn register(conn: &mut Conn, name: &str, body: &Register) -> Result<(b
 }
 
 /// An instance that was superseded must exit while the newer one lives.
-async fn refuse_superseded(conn: &mut Conn, row: &AgentRow, body: &Register, same_run: bool) -> Result<()> {
-    let Some(instance) = &body.instance else { return Ok(()) };
+async fn refuse_superseded(
+    conn: &mut Conn,
+    row: &AgentRow,
+    body: &Register,
+    same_run: bool,
+) -> Result<()> {
+    let Some(instance) = &body.instance else {
+        return Ok(());
+    };
     if same_run || !row.live || row.instance_id.as_ref() == Some(&instance.id) {
         return Ok(());
     }
@@ -158,13 +206,20 @@ async fn refuse_superseded(conn: &mut Conn, row: &AgentRow, body: &Register, sam
 /// Why an agent may not hold on to what it says it still drives; none if it may.
 fn why_drop(row: &SessionRow, agent: &AgentRow, epoch: i64) -> Option<&'static str> {
     use lessor_protocol::SessionState;
-    if matches!(row.state, SessionState::Terminated | SessionState::Failed | SessionState::Hibernated) {
+    if matches!(
+        row.state,
+        SessionState::Terminated | SessionState::Failed | SessionState::Hibernated
+    ) {
         return Some("ended");
     }
     if row.agent_pool != agent.pool {
         return Some("other_pool");
     }
-    if row.assigned_agent_id.as_ref().is_some_and(|assigned| *assigned != agent.name) {
+    if row
+        .assigned_agent_id
+        .as_ref()
+        .is_some_and(|assigned| *assigned != agent.name)
+    {
         return Some("assigned_elsewhere");
     }
     // An epoch that rose since means that somebody else was given it in between.
@@ -175,7 +230,11 @@ fn why_drop(row: &SessionRow, agent: &AgentRow, epoch: i64) -> Option<&'static s
     if row.assigned_agent_id.is_none() && row.resource_domain.is_none() {
         return Some("ended");
     }
-    if row.resource_domain.as_ref().is_some_and(|domain| *domain != agent.resource_domain) {
+    if row
+        .resource_domain
+        .as_ref()
+        .is_some_and(|domain| *domain != agent.resource_domain)
+    {
         return Some("other_domain");
     }
     None

@@ -83,7 +83,11 @@ impl AgentRow {
                 pid: self.instance_pid,
             }),
             incarnation: self.incarnation,
-            availability: if self.live { Availability::Live } else { Availability::Expired },
+            availability: if self.live {
+                Availability::Live
+            } else {
+                Availability::Expired
+            },
             scheduling: scheduling(self.cordoned),
             cordon: self.cordon_since.map(|since| Cordon {
                 reason: self.cordon_reason,
@@ -102,7 +106,11 @@ impl AgentRow {
 /// What a cordon makes of an agent's scheduling.
 #[must_use]
 pub fn scheduling(cordoned: bool) -> Scheduling {
-    if cordoned { Scheduling::Cordoned } else { Scheduling::Active }
+    if cordoned {
+        Scheduling::Cordoned
+    } else {
+        Scheduling::Active
+    }
 }
 
 /// As [`AgentRow::fence`], for those who read less of the row.

@@ -2,7 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{Array, BigInt, Bool, Integer, Jsonb, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{
+    Array, BigInt, Bool, Integer, Jsonb, Nullable, Text, Timestamptz, Uuid as SqlUuid,
+};
 use diesel_async::RunQueryDsl;
 use lessor_protocol::{Actor, Agent, HeldSession, PROTOCOL_VERSIONS, Register};
 use uuid::Uuid;
@@ -96,7 +98,9 @@ pub async fn get(conn: &mut Conn, name: &str) -> Result<Agent> {
         .optional()?;
     let row = row.ok_or_else(|| Error::AgentNotRegistered(name.to_owned()))?;
     let mut agents = shown(conn, vec![row]).await?;
-    agents.pop().ok_or_else(|| Error::AgentNotRegistered(name.to_owned()))
+    agents
+        .pop()
+        .ok_or_else(|| Error::AgentNotRegistered(name.to_owned()))
 }
 
 /// Whether the agent has had this instance, before the present one.
@@ -118,16 +122,32 @@ pub async fn is_past_instance(conn: &mut Conn, name: &str, instance: &str) -> Re
 }
 
 /// The same run again: capacity, labels and the lease are made anew, the incarnation stays.
-pub async fn refresh(conn: &mut Conn, row: &AgentRow, body: &Register, domain: &str) -> Result<AgentRow> {
+pub async fn refresh(
+    conn: &mut Conn,
+    row: &AgentRow,
+    body: &Register,
+    domain: &str,
+) -> Result<AgentRow> {
     upsert(conn, &row.name, body, domain, false).await
 }
 
 /// A new run: a new incarnation, which fences the older ones.
-pub async fn new_incarnation(conn: &mut Conn, name: &str, body: &Register, domain: &str) -> Result<AgentRow> {
+pub async fn new_incarnation(
+    conn: &mut Conn,
+    name: &str,
+    body: &Register,
+    domain: &str,
+) -> Result<AgentRow> {
     upsert(conn, name, body, domain, true).await
 }
 
-async fn upsert(conn: &mut Conn, name: &str, body: &Register, domain: &str, new_run: bool) -> Result<AgentRow> {
+async fn upsert(
+    conn: &mut Conn,
+    name: &str,
+    body: &Register,
+    domain: &str,
+    new_run: bool,
+) -> Result<AgentRow> {
     let instance = body.instance.as_ref();
     let newest = PROTOCOL_VERSIONS.last().copied().unwrap_or(1);
     Ok(Statement::new(include_str!("register.sql"))
@@ -181,7 +201,11 @@ pub async fn set_cordon(
 ) -> Result<()> {
     let cordoned = cordon.is_some();
     let (reason, until) = cordon.clone().unwrap_or((None, None));
-    let since = if before.cordoned { before.cordon_since } else { None };
+    let since = if before.cordoned {
+        before.cordon_since
+    } else {
+        None
+    };
     Statement::new(include_str!("cordon.sql"))
         .bind::<Text, _>(before.name.clone())
         .bind::<Bool, _>(cordoned)
@@ -191,13 +215,19 @@ pub async fn set_cordon(
         .bind::<Nullable<Timestamptz>, _>(until)
         .execute(conn)
         .await?;
-    let kind = if cordoned { "agent.cordoned" } else { "agent.uncordoned" };
+    let kind = if cordoned {
+        "agent.cordoned"
+    } else {
+        "agent.uncordoned"
+    };
     record(conn, before, actor, kind, reason.as_deref()).await
 }
 
 /// Forgets an agent.
 pub async fn delete(conn: &mut Conn, name: &str) -> Result<()> {
-    diesel::delete(agents::table.filter(agents::name.eq(name.to_owned()))).execute(conn).await?;
+    diesel::delete(agents::table.filter(agents::name.eq(name.to_owned())))
+        .execute(conn)
+        .await?;
     Ok(())
 }
 

@@ -37,16 +37,23 @@ pub fn openapi() -> OpenApi {
         .title("Lessor")
         .version(env!("CARGO_PKG_VERSION"))
         .description(Some(ABOUT))
-        .license(Some(utoipa::openapi::LicenseBuilder::new().name("MIT OR Apache-2.0").identifier(Some("MIT OR Apache-2.0")).build()))
+        .license(Some(
+            utoipa::openapi::LicenseBuilder::new()
+                .name("MIT OR Apache-2.0")
+                .identifier(Some("MIT OR Apache-2.0"))
+                .build(),
+        ))
         .build();
     let routes = OpenApiRouter::<Arc<App>>::with_openapi(OpenApiBuilder::new().info(info).build())
         .nest("/v1", super::v1(None));
     let (_, mut document) = routes.split_for_parts();
     document.servers = Some(vec![Server::new("/")]);
     let components = document.components.get_or_insert_default();
-    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
-        "The admin token, where the service was started with one",
-    ));
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some(
+            "The admin token, where the service was started with one",
+        ));
     components.add_security_scheme("token", SecurityScheme::Http(bearer.build()));
     document.security = Some(vec![
         utoipa::openapi::security::SecurityRequirement::new("token", [] as [&str; 0]),
@@ -70,10 +77,20 @@ pub fn routes() -> Router<Arc<App>> {
     let document = move || {
         let json = json.clone();
         async move {
-            ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response()
+            (
+                [(
+                    header::CONTENT_TYPE,
+                    HeaderValue::from_static("application/json"),
+                )],
+                json,
+            )
+                .into_response()
         }
     };
-    let docs: Router<Arc<App>> =
-        SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::from("/openapi.json")).into();
-    Router::new().route("/openapi.json", get(document)).merge(docs)
+    let docs: Router<Arc<App>> = SwaggerUi::new("/docs")
+        .config(utoipa_swagger_ui::Config::from("/openapi.json"))
+        .into();
+    Router::new()
+        .route("/openapi.json", get(document))
+        .merge(docs)
 }

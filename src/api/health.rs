@@ -39,17 +39,27 @@ async fn readyz(State(app): State<Arc<App>>) -> Response {
     if app.stop.is_cancelled() {
         return Problem::from(Error::Stopping).into_response();
     }
-    let answered = app.db.beat("api::readyz", |conn| Box::pin(sessions::store::now(conn)));
+    let answered = app
+        .db
+        .beat("api::readyz", |conn| Box::pin(sessions::store::now(conn)));
     match tokio::time::timeout(std::time::Duration::from_secs(2), answered).await {
         Ok(Ok(_)) => "ready\n".into_response(),
         Ok(Err(error)) => Problem::from(error).into_response(),
-        Err(_) => Problem::from(Error::DatabaseUnavailable("no answer within 2 s".to_owned())).into_response(),
+        Err(_) => Problem::from(Error::DatabaseUnavailable(
+            "no answer within 2 s".to_owned(),
+        ))
+        .into_response(),
     }
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    (StatusCode::OK, [(header::CONTENT_TYPE, text)], app.metrics.render()).into_response()
+    (
+        StatusCode::OK,
+        [(header::CONTENT_TYPE, text)],
+        app.metrics.render(),
+    )
+        .into_response()
 }
 
 /// Get versions

@@ -14,7 +14,14 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
     ("get_pool", &[PoolNotFound, ValidationFailed]),
     (
         "put_pool",
-        &[MalformedJson, BodyTooLarge, MediaType, ValidationFailed, PoolPlatformFixed, VersionMismatch],
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            PoolPlatformFixed,
+            VersionMismatch,
+        ],
     ),
     (
         "patch_pool",
@@ -28,7 +35,15 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
             VersionMismatch,
         ],
     ),
-    ("delete_pool", &[PoolNotFound, PoolNotEmpty, VersionMismatch, ValidationFailed]),
+    (
+        "delete_pool",
+        &[
+            PoolNotFound,
+            PoolNotEmpty,
+            VersionMismatch,
+            ValidationFailed,
+        ],
+    ),
     ("list_agents", &[ValidationFailed]),
     ("get_agent", &[AgentNotRegistered]),
     (
@@ -44,10 +59,26 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
             AgentHoldsSessions,
         ],
     ),
-    ("deregister_agent", &[AgentNotRegistered, AgentSuperseded, AgentLive, ValidationFailed]),
+    (
+        "deregister_agent",
+        &[
+            AgentNotRegistered,
+            AgentSuperseded,
+            AgentLive,
+            ValidationFailed,
+        ],
+    ),
     (
         "send_heartbeat",
-        &[MalformedJson, BodyTooLarge, MediaType, ValidationFailed, AgentNotRegistered, AgentSuperseded, LeaseExpired],
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            AgentNotRegistered,
+            AgentSuperseded,
+            LeaseExpired,
+        ],
     ),
     (
         "claim_sessions",
@@ -66,9 +97,26 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
     ),
     (
         "send_reports",
-        &[MalformedJson, BodyTooLarge, MediaType, ValidationFailed, AgentNotRegistered, AgentSuperseded, LeaseExpired],
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            AgentNotRegistered,
+            AgentSuperseded,
+            LeaseExpired,
+        ],
     ),
-    ("cordon_agent", &[MalformedJson, BodyTooLarge, MediaType, ValidationFailed, AgentNotRegistered]),
+    (
+        "cordon_agent",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            AgentNotRegistered,
+        ],
+    ),
     ("uncordon_agent", &[AgentNotRegistered]),
     ("list_sessions", &[ValidationFailed]),
     (
@@ -110,8 +158,19 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
             VersionMismatch,
         ],
     ),
-    ("delete_session", &[SessionNotFound, VersionMismatch, ValidationFailed]),
-    ("retry_session", &[SessionNotFound, SessionNotFailed, VersionMismatch, ValidationFailed]),
+    (
+        "delete_session",
+        &[SessionNotFound, VersionMismatch, ValidationFailed],
+    ),
+    (
+        "retry_session",
+        &[
+            SessionNotFound,
+            SessionNotFailed,
+            VersionMismatch,
+            ValidationFailed,
+        ],
+    ),
     ("list_session_events", &[SessionNotFound, ValidationFailed]),
     ("list_session_leases", &[SessionNotFound, ValidationFailed]),
 ];

@@ -126,7 +126,11 @@ struct LockedAgent {
 /// When the database refuses.
 pub async fn dispatch(conn: &mut Conn, round: &Round) -> Result<Done> {
     metrics::counter!("lessor_claim_statements_total").increment(1);
-    let names: Vec<String> = round.asking.iter().map(|asking| asking.agent.clone()).collect();
+    let names: Vec<String> = round
+        .asking
+        .iter()
+        .map(|asking| asking.agent.clone())
+        .collect();
     let locked: Vec<LockedAgent> = Statement::new(include_str!("lock_agents.sql"))
         .bind::<Array<Text>, _>(names)
         .bind::<Text, _>(round.pool.clone())
@@ -136,13 +140,21 @@ pub async fn dispatch(conn: &mut Conn, round: &Round) -> Result<Done> {
     let pool = pools::rules(conn, &round.pool).await?;
     let actor = sessions::system("dispatcher");
     let epoch_floor = pools::epoch_floor(conn).await?;
-    let ctx = Context { now, pool: &pool, actor: &actor, epoch_floor };
+    let ctx = Context {
+        now,
+        pool: &pool,
+        actor: &actor,
+        epoch_floor,
+    };
 
     let mut candidates = Vec::new();
     let mut by_name: HashMap<&str, &LockedAgent> = HashMap::new();
     for agent in &locked {
         by_name.insert(&agent.name, agent);
-        let asking = round.asking.iter().find(|asking| asking.agent == agent.name);
+        let asking = round
+            .asking
+            .iter()
+            .find(|asking| asking.agent == agent.name);
         // Only the newest claim of the current run of a live agent can be given work.
         if let Some(asking) = asking
             && agent.live
@@ -156,8 +168,12 @@ pub async fn dispatch(conn: &mut Conn, round: &Round) -> Result<Done> {
     let mut given = Given::default();
     given.held(conn, &ctx, &mut candidates).await?;
     if round.limit > 0 {
-        given.domains(conn, &ctx, round, &mut candidates, &by_name).await?;
-        given.starts(conn, &ctx, round, &mut candidates, &by_name).await?;
+        given
+            .domains(conn, &ctx, round, &mut candidates, &by_name)
+            .await?;
+        given
+            .starts(conn, &ctx, round, &mut candidates, &by_name)
+            .await?;
     }
     let hints = sessions::write(conn, &given.drafts).await?;
     let waits = waits(conn, &candidates, &given, &by_name, now).await?;
@@ -194,22 +210,40 @@ struct Given {
 
 impl Given {
     /// First what they hold: offers and changes that they have not reported on.
-    async fn held(&mut self, conn: &mut Conn, ctx: &Context<'_>, candidates: &mut [Candidate]) -> Result<()> {
-        let names: Vec<String> = candidates.iter().map(|candidate| candidate.name.clone()).collect();
+    async fn held(
+        &mut self,
+        conn: &mut Conn,
+        ctx: &Context<'_>,
+        candidates: &mut [Candidate],
+    ) -> Result<()> {
+        let names: Vec<String> = candidates
+            .iter()
+            .map(|candidate| candidate.name.clone())
+            .collect();
         if names.is_empty() {
             return Ok(());
         }
         let text = sessions::store::with_columns(include_str!("pick_held.sql"));
-        let rows: Vec<SessionRow> =
-            Statement::new(&text).bind::<Array<Text>, _>(names).load(conn).await?;
-        let asked: HashMap<String, usize> =
-            candidates.iter().map(|candidate| (candidate.name.clone(), candidate.room)).collect();
+        let rows: Vec<SessionRow> = Statement::new(&text)
+            .bind::<Array<Text>, _>(names)
+            .load(conn)
+            .await?;
+        let asked: HashMap<String, usize> = candidates
+            .iter()
+            .map(|candidate| (candidate.name.clone(), candidate.room))
+            .collect();
         for row in rows {
-            let holder = candidates.iter_mut().find(|c| Some(&c.name) == row.assigned_agent_id.as_ref());
+            let holder = candidates
+                .iter_mut()
+                .find(|c| Some(&c.name) == row.assigned_agent_id.as_ref());
             let Some(holder) = holder else { continue };
             let told = self.assignments.get(&holder.name).map_or(0, Vec::len);
             // A claim for no sessions is still told about what it holds.
-            let most = asked.get(&holder.name).copied().filter(|asked| *asked > 0).unwrap_or(MAX_HELD);
+            let most = asked
+                .get(&holder.name)
+                .copied()
+                .filter(|asked| *asked > 0)
+                .unwrap_or(MAX_HELD);
             if told >= most {
                 continue;
             }
@@ -232,7 +266,11 @@ impl Given {
         agents: &HashMap<&str, &LockedAgent>,
     ) -> Result<()> {
         let open = |c: &&Candidate| c.room > 0 && c.may_take != MayTake::Nothing;
-        let names: Vec<String> = candidates.iter().filter(open).map(|c| c.name.clone()).collect();
+        let names: Vec<String> = candidates
+            .iter()
+            .filter(open)
+            .map(|c| c.name.clone())
+            .collect();
         if names.is_empty() || round.domains.is_empty() {
             return Ok(());
         }
@@ -279,10 +317,14 @@ impl Given {
             if c.may_take != MayTake::Anything {
                 return 0;
             }
-            c.room.min(usize::try_from(c.capacity - c.slots_used).unwrap_or(0))
+            c.room
+                .min(usize::try_from(c.capacity - c.slots_used).unwrap_or(0))
         };
-        let names: Vec<String> =
-            candidates.iter().filter(|c| free(c) > 0).map(|c| c.name.clone()).collect();
+        let names: Vec<String> = candidates
+            .iter()
+            .filter(|c| free(c) > 0)
+            .map(|c| c.name.clone())
+            .collect();
         let wanted = candidates.iter().map(free).sum::<usize>().min(round.limit);
         if wanted == 0 {
             return Ok(());
@@ -336,7 +378,9 @@ impl Given {
         let action = row.assigned_action.unwrap_or(Action::Adopt);
         let mut session: lessor_protocol::Session = row.clone().into();
         let elsewhere = offered_to.is_some_and(|to| {
-            row.resource_domain.as_ref().is_some_and(|domain| *domain != to.resource_domain)
+            row.resource_domain
+                .as_ref()
+                .is_some_and(|domain| *domain != to.resource_domain)
         });
         if elsewhere {
             // It will be a new attempt once it is accepted, and resources are named by that.
@@ -352,7 +396,10 @@ impl Given {
             offered_until: row.offered_until,
             session,
         };
-        self.assignments.entry(agent.to_owned()).or_default().push(assignment);
+        self.assignments
+            .entry(agent.to_owned())
+            .or_default()
+            .push(assignment);
         self.drafts.push(draft);
     }
 
@@ -371,10 +418,18 @@ impl Given {
         waits: &HashMap<String, f64>,
         hints: Hints,
     ) -> Done {
-        let mut done = Done { more_starts: self.more_starts, more_domains: self.more_domains, hints, ..Done::default() };
+        let mut done = Done {
+            more_starts: self.more_starts,
+            more_domains: self.more_domains,
+            hints,
+            ..Done::default()
+        };
         for asking in &round.asking {
             let row = locked.iter().find(|row| row.name == asking.agent);
-            let used = candidates.iter().find(|c| c.name == asking.agent).map(|c| c.slots_used);
+            let used = candidates
+                .iter()
+                .find(|c| c.name == asking.agent)
+                .map(|c| c.slots_used);
             let standing = row.map(|row| Standing {
                 incarnation: row.incarnation,
                 live: row.live,
@@ -409,13 +464,19 @@ fn item(row: &SessionRow, now: DateTime<Utc>, own_domain: bool) -> Item {
             lessor_protocol::SessionState::Terminating | lessor_protocol::SessionState::Hibernating
         ),
         is_end: action == Some(Action::Terminate),
-        avoid: row.avoid_agent.clone().filter(|_| row.avoid_until.is_some_and(|until| until > now)),
+        avoid: row
+            .avoid_agent
+            .clone()
+            .filter(|_| row.avoid_until.is_some_and(|until| until > now)),
     }
 }
 
 /// Limits are literals in the statement, so there are few of them: each is a prepared statement.
 fn tier(wanted: usize) -> usize {
-    [1, 4, 16, 64, 256, 1_000].into_iter().find(|tier| *tier >= wanted).unwrap_or(1_000)
+    [1, 4, 16, 64, 256, 1_000]
+        .into_iter()
+        .find(|tier| *tier >= wanted)
+        .unwrap_or(1_000)
 }
 
 #[derive(diesel::QueryableByName)]
@@ -449,7 +510,9 @@ async fn waits(
         *wait = wait.min(seconds);
     };
     for agent in &idle {
-        if let Some(at) = agents.get(agent.as_str()).and_then(|row| row.passed_over_until)
+        if let Some(at) = agents
+            .get(agent.as_str())
+            .and_then(|row| row.passed_over_until)
             && at > now
         {
             note(agent, at);
@@ -467,4 +530,3 @@ async fn waits(
     }
     Ok(waits)
 }
-

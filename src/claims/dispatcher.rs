@@ -57,7 +57,15 @@ pub type Parking = mpsc::UnboundedSender<Waiter>;
 
 impl Dispatcher {
     /// Starts the dispatcher of a pool; it ends when it is cancelled, and ends its polls then.
-    pub fn start(pool: &str, db: Db, hub: Hub) -> (Parking, impl Future<Output = ()> + Send + use<>, CancellationToken) {
+    pub fn start(
+        pool: &str,
+        db: Db,
+        hub: Hub,
+    ) -> (
+        Parking,
+        impl Future<Output = ()> + Send + use<>,
+        CancellationToken,
+    ) {
         let (parking, parked) = mpsc::unbounded_channel();
         let (wake, wakes) = mpsc::unbounded_channel();
         hub.register(pool, wake);
@@ -84,7 +92,10 @@ impl Dispatcher {
     ) {
         let gauge = metrics::gauge!("lessor_waiters", "pool" => self.pool.clone());
         loop {
-            let timer = self.waiters.next_timer().map_or(self.safety_at, |at| at.min(self.safety_at));
+            let timer = self
+                .waiters
+                .next_timer()
+                .map_or(self.safety_at, |at| at.min(self.safety_at));
             let idle = self.waiters.len() == 0;
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -130,7 +141,11 @@ impl Dispatcher {
 
     fn wake(&mut self, wake: Wake) {
         match wake {
-            Wake::Hint(PoolHint { starts, domains, agents }) => {
+            Wake::Hint(PoolHint {
+                starts,
+                domains,
+                agents,
+            }) => {
                 self.starts += starts as usize;
                 self.domains.extend(domains);
                 self.agents.extend(agents);
@@ -168,7 +183,9 @@ impl Dispatcher {
         let agents = self.waiters.agents();
         let found = self
             .db
-            .read("claims::safety", |conn| Box::pin(safety::look(conn, pool, agents)))
+            .read("claims::safety", |conn| {
+                Box::pin(safety::look(conn, pool, agents))
+            })
             .await;
         match found {
             Ok(found) => {
@@ -177,7 +194,10 @@ impl Dispatcher {
                 }
                 self.domains.extend(found.domains);
                 for (agent, claim_number) in found.standing {
-                    let older = self.waiters.get_mut(&agent).is_some_and(|w| claim_number != Some(w.claim_number));
+                    let older = self
+                        .waiters
+                        .get_mut(&agent)
+                        .is_some_and(|w| claim_number != Some(w.claim_number));
                     if older {
                         self.agents.insert(agent);
                     }
@@ -205,7 +225,9 @@ impl Dispatcher {
         }
         let fresh = chosen.clone();
         for domain in std::mem::take(&mut self.domains) {
-            let parked = self.waiters.of_domain(&domain, MAX_PER_DOMAIN, &BTreeSet::new());
+            let parked = self
+                .waiters
+                .of_domain(&domain, MAX_PER_DOMAIN, &BTreeSet::new());
             if !parked.is_empty() {
                 domains.insert(domain);
                 chosen.extend(parked);
@@ -221,7 +243,7 @@ impl Dispatcher {
         }
         let asking: Vec<Asking> = chosen
             .iter()
-            .filter_map(|agent| self.waiters.get_mut(agent))
+            .filter_map(|agent| self.waiters.get(agent))
             .map(|w| Asking {
                 agent: w.agent.clone(),
                 incarnation: w.incarnation,
@@ -229,8 +251,20 @@ impl Dispatcher {
                 max_sessions: w.max_sessions,
             })
             .collect();
-        let limit = asking.iter().map(|a| a.max_sessions).sum::<usize>().min(1_000);
-        Some((Round { pool: self.pool.clone(), asking, domains, limit }, fresh))
+        let limit = asking
+            .iter()
+            .map(|a| a.max_sessions)
+            .sum::<usize>()
+            .min(1_000);
+        Some((
+            Round {
+                pool: self.pool.clone(),
+                asking,
+                domains,
+                limit,
+            },
+            fresh,
+        ))
     }
 
     /// Runs a round and answers; whether another one may follow at once.
@@ -252,8 +286,17 @@ impl Dispatcher {
                 return false;
             }
         };
-        let given: usize = done.verdicts.values().map(|verdict| verdict.assignments.len()).sum();
-        let Done { verdicts, more_starts, more_domains, hints } = done;
+        let given: usize = done
+            .verdicts
+            .values()
+            .map(|verdict| verdict.assignments.len())
+            .sum();
+        let Done {
+            verdicts,
+            more_starts,
+            more_domains,
+            hints,
+        } = done;
         self.hub.committed(hints);
         let mut gone = Vec::new();
         for (agent, verdict) in verdicts {
@@ -284,7 +327,12 @@ impl Dispatcher {
             self.refuse_one(agent, Error::AgentNotRegistered(agent.to_owned()));
             return None;
         };
-        if let Err(error) = agents::fence(agent, waiter.incarnation, standing.incarnation, standing.live) {
+        if let Err(error) = agents::fence(
+            agent,
+            waiter.incarnation,
+            standing.incarnation,
+            standing.live,
+        ) {
             self.refuse_one(agent, error);
             return None;
         }
@@ -311,7 +359,10 @@ impl Dispatcher {
             .filter(|assignment| assignment.offered_until.is_some())
             .map(|assignment| assignment.session.id)
             .collect();
-        let gone = unoffer::Gone { agent: waiter.agent.clone(), claim_number: waiter.claim_number };
+        let gone = unoffer::Gone {
+            agent: waiter.agent.clone(),
+            claim_number: waiter.claim_number,
+        };
         let answer = Answer {
             assignments: verdict.assignments,
             cordoned: Some(standing.cordoned),
@@ -331,8 +382,18 @@ impl Dispatcher {
     /// parked for the next safety poll.
     fn refuse(&mut self, round: &Round, fresh: &BTreeSet<String>, error: &Error) {
         tracing::warn!(pool = self.pool, %error, "a round of claims failed");
-        for asking in round.asking.iter().filter(|asking| fresh.contains(&asking.agent)) {
-            self.refuse_one(&asking.agent, Error::DatabaseUnavailable(error.to_string()));
+        for asking in round
+            .asking
+            .iter()
+            .filter(|asking| fresh.contains(&asking.agent))
+        {
+            let error = match error {
+                Error::DatabaseUnavailable(why) | Error::Retry(why) => {
+                    Error::DatabaseUnavailable(why.clone())
+                }
+                other => Error::Internal(other.to_string()),
+            };
+            self.refuse_one(&asking.agent, error);
         }
         self.safety_at = self.safety_at.min(Instant::now() + Duration::from_secs(1));
     }
@@ -341,7 +402,10 @@ impl Dispatcher {
     fn answer_the_overdue(&mut self) {
         let now = Instant::now();
         for agent in self.waiters.agents() {
-            if self.waiters.get_mut(&agent).is_some_and(|waiter| waiter.deadline <= now)
+            if self
+                .waiters
+                .get_mut(&agent)
+                .is_some_and(|waiter| waiter.deadline <= now)
                 && let Some(waiter) = self.waiters.take(&agent)
             {
                 let _ = waiter.reply.send(Ok(Answer::default()));

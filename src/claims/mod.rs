@@ -59,13 +59,23 @@ impl Dispatchers {
     /// None yet; their tasks are tracked by `tasks` and end with `stop`.
     #[must_use]
     pub fn new(max_waiters: usize, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { running: Arc::default(), waiting: Arc::default(), max_waiters, tasks, stop }
+        Self {
+            running: Arc::default(),
+            waiting: Arc::default(),
+            max_waiters,
+            tasks,
+            stop,
+        }
     }
 
     fn place(&self) -> Result<Place> {
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
         let place = Place(Arc::clone(&self.waiting));
-        if before >= self.max_waiters { Err(Error::TooManyWaiters(self.max_waiters)) } else { Ok(place) }
+        if before >= self.max_waiters {
+            Err(Error::TooManyWaiters(self.max_waiters))
+        } else {
+            Ok(place)
+        }
     }
 
     fn park(&self, db: &Db, hub: &Hub, pool: &str, waiter: Waiter) -> Result<()> {
@@ -96,7 +106,10 @@ pub async fn claim(app: &Arc<App>, agent: &str, claim: Claim) -> Result<Claimed>
     let place = app.dispatchers.place()?;
     let deadline = Instant::now() + Duration::from_secs_f64(claim.wait_seconds);
     // Dropped when the client hangs up, this future takes only the waiting with it.
-    let (incarnation, max_sessions) = (claim.incarnation, usize::try_from(claim.max_sessions).unwrap_or(0));
+    let (incarnation, max_sessions) = (
+        claim.incarnation,
+        usize::try_from(claim.max_sessions).unwrap_or(0),
+    );
     let before = {
         let (app, agent) = (Arc::clone(app), agent.to_owned());
         app.clone().detached(async move {
@@ -123,7 +136,8 @@ pub async fn claim(app: &Arc<App>, agent: &str, claim: Claim) -> Result<Claimed>
         deadline,
         reply,
     };
-    app.dispatchers.park(&app.db, &app.hub, &renewal.pool, waiter)?;
+    app.dispatchers
+        .park(&app.db, &app.hub, &renewal.pool, waiter)?;
     let answered = answer.await.map_err(|_| Error::Stopping)?;
     drop(place);
     // What was reported is done and must be told, whatever became of the looking for work.

@@ -52,7 +52,11 @@ pub struct Item {
 }
 
 /// For each item, in order, the index of the candidate that gets it.
-pub fn share_out(candidates: &mut [Candidate], items: &[Item], placement: Placement) -> Vec<Option<usize>> {
+pub fn share_out(
+    candidates: &mut [Candidate],
+    items: &[Item],
+    placement: Placement,
+) -> Vec<Option<usize>> {
     items
         .iter()
         .map(|item| {
@@ -78,7 +82,10 @@ fn suits(candidate: &Candidate, item: &Item) -> bool {
         MayTake::Nothing => false,
     };
     may && candidate.room > 0
-        && item.domain.as_ref().is_none_or(|domain| *domain == candidate.resource_domain)
+        && item
+            .domain
+            .as_ref()
+            .is_none_or(|domain| *domain == candidate.resource_domain)
         && (!item.needs_slot || candidate.slots_used < candidate.capacity)
         && item.avoid.as_ref() != Some(&candidate.name)
 }
@@ -96,7 +103,11 @@ pub fn order(a: &Candidate, b: &Candidate, placement: Placement) -> Ordering {
 /// Compares used / capacity without dividing; an agent without capacity counts as full.
 pub fn compare_utilisation(a: (i32, i32), b: (i32, i32)) -> Ordering {
     let full = |(used, capacity): (i32, i32)| {
-        if capacity == 0 { (1, 1) } else { (i64::from(used), i64::from(capacity)) }
+        if capacity == 0 {
+            (1, 1)
+        } else {
+            (i64::from(used), i64::from(capacity))
+        }
     };
     let ((a_used, a_capacity), (b_used, b_capacity)) = (full(a), full(b));
     (a_used * b_capacity).cmp(&(b_used * a_capacity))
@@ -119,11 +130,20 @@ mod tests {
     }
 
     fn start() -> Item {
-        Item { domain: None, needs_slot: true, uses_slot: true, is_end: false, avoid: None }
+        Item {
+            domain: None,
+            needs_slot: true,
+            uses_slot: true,
+            is_end: false,
+            avoid: None,
+        }
     }
 
     fn used(candidates: &[Candidate]) -> Vec<i32> {
-        candidates.iter().map(|candidate| candidate.slots_used).collect()
+        candidates
+            .iter()
+            .map(|candidate| candidate.slots_used)
+            .collect()
     }
 
     #[test]
@@ -146,8 +166,15 @@ mod tests {
     #[test]
     fn a_full_agent_adopts_and_does_not_start() {
         let mut agents = [agent("a", 4, 4)];
-        let adopt = Item { domain: Some("d".to_owned()), needs_slot: false, ..start() };
-        let elsewhere = Item { domain: Some("other".to_owned()), ..adopt.clone() };
+        let adopt = Item {
+            domain: Some("d".to_owned()),
+            needs_slot: false,
+            ..start()
+        };
+        let elsewhere = Item {
+            domain: Some("other".to_owned()),
+            ..adopt.clone()
+        };
         let given = share_out(&mut agents, &[start(), adopt, elsewhere], Placement::Spread);
         assert_eq!(given, [None, Some(0), None]);
         assert_eq!(used(&agents), [5]);
@@ -155,15 +182,33 @@ mod tests {
 
     #[test]
     fn cordoned_passed_over_and_avoided_agents_are_left_alone() {
-        let end = Item { domain: Some("d".to_owned()), needs_slot: false, uses_slot: false, is_end: true, avoid: None };
+        let end = Item {
+            domain: Some("d".to_owned()),
+            needs_slot: false,
+            uses_slot: false,
+            is_end: true,
+            avoid: None,
+        };
         let mut agents = [agent("a", 0, 4)];
         agents[0].may_take = MayTake::Ends;
-        assert_eq!(share_out(&mut agents, &[start(), end.clone()], Placement::Spread), [None, Some(0)]);
+        assert_eq!(
+            share_out(&mut agents, &[start(), end.clone()], Placement::Spread),
+            [None, Some(0)]
+        );
         agents[0].may_take = MayTake::Nothing;
-        assert_eq!(share_out(&mut agents, &[start(), end], Placement::Spread), [None, None]);
+        assert_eq!(
+            share_out(&mut agents, &[start(), end], Placement::Spread),
+            [None, None]
+        );
         agents[0].may_take = MayTake::Anything;
-        let avoided = Item { avoid: Some("a".to_owned()), ..start() };
-        assert_eq!(share_out(&mut agents, &[avoided], Placement::Spread), [None]);
+        let avoided = Item {
+            avoid: Some("a".to_owned()),
+            ..start()
+        };
+        assert_eq!(
+            share_out(&mut agents, &[avoided], Placement::Spread),
+            [None]
+        );
     }
 
     proptest! {

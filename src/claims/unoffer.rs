@@ -44,7 +44,12 @@ async fn unoffer(conn: &mut Conn, gone: &Gone, offered: &[Uuid]) -> Result<Hints
     let now = sessions::store::now(conn).await?;
     let pool = pools::rules(conn, &agent.pool).await?;
     let actor = sessions::system("dispatcher");
-    let ctx = Context { now, pool: &pool, actor: &actor, epoch_floor: 0 };
+    let ctx = Context {
+        now,
+        pool: &pool,
+        actor: &actor,
+        epoch_floor: 0,
+    };
     let mut drafts = Vec::new();
     for row in sessions::store::lock(conn, offered).await? {
         if row.is_offered() && row.assigned_agent_id.as_ref() == Some(&agent.name) {

@@ -75,6 +75,11 @@ impl Waiters {
         self.by_agent.remove(agent)
     }
 
+    /// A parked claim, to look at.
+    pub fn get(&self, agent: &str) -> Option<&Waiter> {
+        self.by_agent.get(agent)
+    }
+
     /// A parked claim.
     pub fn get_mut(&mut self, agent: &str) -> Option<&mut Waiter> {
         self.by_agent.get_mut(agent)
@@ -82,7 +87,9 @@ impl Waiters {
 
     /// Whether this agent has a parked claim whose client is still there, as far as is known.
     pub fn is_there(&self, agent: &str) -> bool {
-        self.by_agent.get(agent).is_some_and(|waiter| !waiter.reply.is_closed())
+        self.by_agent
+            .get(agent)
+            .is_some_and(|waiter| !waiter.reply.is_closed())
     }
 
     /// How many there are.
@@ -119,7 +126,12 @@ impl Waiters {
     }
 
     /// Those with a free slot, in the order in which the pool's placement prefers them.
-    pub fn for_starts(&self, placement: Placement, most: usize, but: &BTreeSet<String>) -> Vec<String> {
+    pub fn for_starts(
+        &self,
+        placement: Placement,
+        most: usize,
+        but: &BTreeSet<String>,
+    ) -> Vec<String> {
         let mut free: Vec<&Waiter> = self
             .by_agent
             .values()
@@ -127,7 +139,11 @@ impl Waiters {
             .collect();
         let order = |a: &&Waiter, b: &&Waiter| {
             let by = compare_utilisation((a.slots_used, a.capacity), (b.slots_used, b.capacity));
-            let by = if placement == Placement::Pack { by.reverse() } else { by };
+            let by = if placement == Placement::Pack {
+                by.reverse()
+            } else {
+                by
+            };
             by.then_with(|| a.agent.cmp(&b.agent))
         };
         if free.len() > most && most > 0 {
@@ -135,7 +151,9 @@ impl Waiters {
             free.truncate(most);
         }
         free.sort_unstable_by(order);
-        free.into_iter().map(|waiter| waiter.agent.clone()).collect()
+        free.into_iter()
+            .map(|waiter| waiter.agent.clone())
+            .collect()
     }
 
     /// Those of a domain, least utilised first.
@@ -151,6 +169,9 @@ impl Waiters {
                 .then_with(|| a.agent.cmp(&b.agent))
         });
         found.truncate(most);
-        found.into_iter().map(|waiter| waiter.agent.clone()).collect()
+        found
+            .into_iter()
+            .map(|waiter| waiter.agent.clone())
+            .collect()
     }
 }

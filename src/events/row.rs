@@ -43,7 +43,10 @@ impl From<EventRow> for Event {
             incarnation: row.incarnation,
             lease_epoch: row.lease_epoch,
             generation: row.generation,
-            actor: Actor { actor_type: row.actor_type, name: row.actor_name },
+            actor: Actor {
+                actor_type: row.actor_type,
+                name: row.actor_name,
+            },
             from: row.from_value,
             to: row.to_value,
             reason: row.reason,

@@ -83,11 +83,19 @@ pub async fn begin(conn: &mut Conn, request: &Request) -> Result<Option<Answer>>
         return Err(Error::IdempotencyKeyReused);
     }
     let (Some(status), Some(body)) = (kept.status, kept.response) else {
-        return Err(Error::Retry("the first request with this key has not ended".to_owned()));
+        return Err(Error::Retry(
+            "the first request with this key has not ended".to_owned(),
+        ));
     };
     let status = u16::try_from(status).unwrap_or(200);
     let etag = None;
-    Ok(Some(Answer { status, location: kept.location, etag, body, replayed: true }))
+    Ok(Some(Answer {
+        status,
+        location: kept.location,
+        etag,
+        body,
+        replayed: true,
+    }))
 }
 
 /// Keeps the answer under the key.

@@ -48,7 +48,9 @@ pub async fn sweep(app: &Arc<App>) -> Result<bool> {
         .db
         .write("leases::lost_domains", |conn| {
             Box::pin(async move {
-                let lost: Vec<Lost> = Statement::new(include_str!("lost_sessions.sql")).load(conn).await?;
+                let lost: Vec<Lost> = Statement::new(include_str!("lost_sessions.sql"))
+                    .load(conn)
+                    .await?;
                 let mut hints = Hints::default();
                 let mut by_pool = std::collections::BTreeMap::<String, Vec<Uuid>>::new();
                 for row in &lost {
@@ -70,7 +72,12 @@ async fn decide(conn: &mut Conn, pool: &str, ids: &[Uuid]) -> Result<Hints> {
     let now = sessions::store::now(conn).await?;
     let rules = pools::rules(conn, pool).await?;
     let actor = sessions::system("lost_domain");
-    let ctx = Context { now, pool: &rules, actor: &actor, epoch_floor: 0 };
+    let ctx = Context {
+        now,
+        pool: &rules,
+        actor: &actor,
+        epoch_floor: 0,
+    };
     let mut drafts = Vec::new();
     for row in rows {
         // Claimed since it was found: its domain is not lost any more.
@@ -105,14 +112,21 @@ async fn decide(conn: &mut Conn, pool: &str, ids: &[Uuid]) -> Result<Hints> {
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn end_if_domain_is_lost(conn: &mut Conn, ctx: &Context<'_>, draft: &mut Draft) -> Result<()> {
+pub async fn end_if_domain_is_lost(
+    conn: &mut Conn,
+    ctx: &Context<'_>,
+    draft: &mut Draft,
+) -> Result<()> {
     #[derive(diesel::QueryableByName)]
     struct Live {
         #[diesel(sql_type = Bool)]
         live: bool,
     }
-    let Some(domain) = draft.row.resource_domain.clone() else { return Ok(()) };
-    if draft.row.assigned_agent_id.is_some() || draft.row.desired_state != DesiredState::Terminated {
+    let Some(domain) = draft.row.resource_domain.clone() else {
+        return Ok(());
+    };
+    if draft.row.assigned_agent_id.is_some() || draft.row.desired_state != DesiredState::Terminated
+    {
         return Ok(());
     }
     let live: Live = Statement::new(

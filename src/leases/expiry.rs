@@ -11,10 +11,10 @@ use super::renewals::PULSE_GAP_SECONDS;
 use crate::agents::{self, AgentRow};
 use crate::app::App;
 use crate::error::Result;
+use crate::pools;
 use crate::sessions::{self, Context, Draft, SessionRow};
 use crate::store::{Conn, Statement};
 use crate::wakeups::Hints;
-use crate::pools;
 
 #[derive(diesel::QueryableByName)]
 struct Next {
@@ -48,7 +48,11 @@ async fn expire_in(conn: &mut Conn) -> Result<(u64, Option<Duration>, Hints)> {
     if !names.is_empty() {
         let actor = sessions::system("expiry");
         for agent in &expired {
-            tracing::info!(agent = agent.name, incarnation = agent.incarnation, "its lease has ended");
+            tracing::info!(
+                agent = agent.name,
+                incarnation = agent.incarnation,
+                "its lease has ended"
+            );
             agents::store::record(conn, agent, &actor, "agent.expired", None).await?;
             hints.pool(&agent.pool).agents.insert(agent.name.clone());
         }
@@ -67,7 +71,9 @@ async fn expire_in(conn: &mut Conn) -> Result<(u64, Option<Duration>, Hints)> {
     )
     .get_result(conn)
     .await?;
-    let next = next.seconds.map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));
+    let next = next
+        .seconds
+        .map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));
     Ok((names.len() as u64, next, hints))
 }
 
@@ -81,10 +87,22 @@ async fn release(conn: &mut Conn, rows: Vec<SessionRow>, reason: EndReason) -> R
         let known = rules.take().filter(|(pool, _)| *pool == row.agent_pool);
         let (name, pool) = match known {
             Some(known) => known,
-            None => (row.agent_pool.clone(), pools::rules(conn, &row.agent_pool).await?),
+            None => (
+                row.agent_pool.clone(),
+                pools::rules(conn, &row.agent_pool).await?,
+            ),
         };
         let mut draft = Draft::of(row);
-        draft.unassign(&Context { now, pool: &pool, actor: &actor, epoch_floor: 0 }, reason, "session.requeued");
+        draft.unassign(
+            &Context {
+                now,
+                pool: &pool,
+                actor: &actor,
+                epoch_floor: 0,
+            },
+            reason,
+            "session.requeued",
+        );
         drafts.push(draft);
         rules = Some((name, pool));
     }
@@ -107,8 +125,9 @@ pub async fn release_orphans(app: &Arc<App>) -> Result<()> {
         .db
         .write("leases::release_orphans", |conn| {
             Box::pin(async move {
-                let orphaned: Vec<Orphaned> =
-                    Statement::new(include_str!("orphans.sql")).load(conn).await?;
+                let orphaned: Vec<Orphaned> = Statement::new(include_str!("orphans.sql"))
+                    .load(conn)
+                    .await?;
                 let names: Vec<String> = orphaned.into_iter().map(|row| row.agent).collect();
                 if names.is_empty() {
                     return Ok(Hints::default());
@@ -118,12 +137,19 @@ pub async fn release_orphans(app: &Arc<App>) -> Result<()> {
                 let orphans = rows
                     .into_iter()
                     .filter(|row| {
-                        let agent = agents.iter().find(|a| Some(&a.name) == row.assigned_agent_id.as_ref());
-                        agent.is_none_or(|a| !a.live || Some(a.incarnation) != row.assigned_incarnation)
+                        let agent = agents
+                            .iter()
+                            .find(|a| Some(&a.name) == row.assigned_agent_id.as_ref());
+                        agent.is_none_or(|a| {
+                            !a.live || Some(a.incarnation) != row.assigned_incarnation
+                        })
                     })
                     .collect::<Vec<_>>();
                 if !orphans.is_empty() {
-                    tracing::warn!(sessions = orphans.len(), "sessions of agents that are not live were found");
+                    tracing::warn!(
+                        sessions = orphans.len(),
+                        "sessions of agents that are not live were found"
+                    );
                 }
                 release(conn, orphans, EndReason::LeaseExpired).await
             })

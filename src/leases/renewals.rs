@@ -85,7 +85,13 @@ impl Renewals {
     pub fn new() -> (Self, Workers) {
         let (beats, beats_in) = mpsc::channel(4 * MAX_BATCH);
         let (claims, claims_in) = mpsc::channel(32 * MAX_BATCH);
-        (Self { beats, claims }, Workers { beats: beats_in, claims: claims_in })
+        (
+            Self { beats, claims },
+            Workers {
+                beats: beats_in,
+                claims: claims_in,
+            },
+        )
     }
 
     /// Renews an agent's lease; `claims` raises its claim number as well.
@@ -94,7 +100,12 @@ impl Renewals {
     /// `AgentNotRegistered`, `AgentSuperseded`, `LeaseExpired`, `DatabaseUnavailable`.
     pub async fn renew(&self, agent: &str, incarnation: i64, claims: bool) -> Result<Renewal> {
         let (reply, answer) = oneshot::channel();
-        let request = Request { agent: agent.to_owned(), incarnation, claims, reply };
+        let request = Request {
+            agent: agent.to_owned(),
+            incarnation,
+            claims,
+            reply,
+        };
         let queue = if claims { &self.claims } else { &self.beats };
         let answered = async {
             queue.send(request).await.map_err(|_| Error::Stopping)?;
@@ -102,7 +113,11 @@ impl Renewals {
         };
         tokio::time::timeout(PATIENCE, answered)
             .await
-            .unwrap_or_else(|_| Err(Error::DatabaseUnavailable("the beat was not written in time".to_owned())))
+            .unwrap_or_else(|_| {
+                Err(Error::DatabaseUnavailable(
+                    "the beat was not written in time".to_owned(),
+                ))
+            })
     }
 }
 
@@ -137,16 +152,19 @@ async fn work(mut queue: mpsc::Receiver<Request>, db: Db, stop: CancellationToke
         }
         // One statement renews an agent once; a second beat of the same one goes with the next.
         let mut seen = HashSet::new();
-        let (now, later): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|request| seen.insert(request.agent.clone()));
+        let (now, later): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            .partition(|request| seen.insert(request.agent.clone()));
         held_over = later;
         serve(&db, now, beat_pulse).await;
     }
 }
 
 async fn serve(db: &Db, batch: Vec<Request>, beat_pulse: bool) {
-    let asked: Vec<(String, i64, bool)> =
-        batch.iter().map(|r| (r.agent.clone(), r.incarnation, r.claims)).collect();
+    let asked: Vec<(String, i64, bool)> = batch
+        .iter()
+        .map(|r| (r.agent.clone(), r.incarnation, r.claims))
+        .collect();
     let answered = db
         .beat("leases::renew", |conn| {
             let asked = asked.clone();
@@ -154,7 +172,11 @@ async fn serve(db: &Db, batch: Vec<Request>, beat_pulse: bool) {
                 if beat_pulse {
                     write_pulse(conn).await?;
                 }
-                if asked.is_empty() { Ok(Vec::new()) } else { renew(conn, asked).await }
+                if asked.is_empty() {
+                    Ok(Vec::new())
+                } else {
+                    renew(conn, asked).await
+                }
             })
         })
         .await;
@@ -174,7 +196,9 @@ async fn serve(db: &Db, batch: Vec<Request>, beat_pulse: bool) {
             let said = error.to_string();
             tracing::warn!(error = %said, beats = batch.len(), "heartbeats could not be written");
             for request in batch {
-                let _ = request.reply.send(Err(Error::DatabaseUnavailable(said.clone())));
+                let _ = request
+                    .reply
+                    .send(Err(Error::DatabaseUnavailable(said.clone())));
             }
         }
     }

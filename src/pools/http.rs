@@ -12,7 +12,9 @@ use utoipa_axum::routes;
 
 use super::Position;
 use crate::app::App;
-use crate::http::{Format, Item, Json, Listing, Paging, Path, Preconditions, Query, etag, not_modified};
+use crate::http::{
+    Format, Item, Json, Listing, Paging, Path, Preconditions, Query, etag, not_modified,
+};
 use crate::problem::Problem;
 
 /// The routes of this room.
@@ -89,8 +91,17 @@ async fn put_pool(
     Json(spec): Json<PoolSpec>,
 ) -> Result<Response, Problem> {
     let put = super::put(&app, &pool, spec, preconditions).await?;
-    let status = if put.created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, [(header::ETAG, etag(put.pool.version))], Json(put.pool)).into_response())
+    let status = if put.created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok((
+        status,
+        [(header::ETAG, etag(put.pool.version))],
+        Json(put.pool),
+    )
+        .into_response())
 }
 
 /// Change a pool's settings

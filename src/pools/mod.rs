@@ -34,22 +34,70 @@ fn check(name: &str, spec: &PoolSpec) -> Result<()> {
     }
     checks
         .range_f64("/lease_ttl_seconds", spec.lease_ttl_seconds, 2.0, 3600.0)
-        .range_f64("/accept_timeout_seconds", spec.accept_timeout_seconds, 1.0, 3600.0)
-        .range_f64("/adopt_timeout_seconds", spec.adopt_timeout_seconds, 0.0, YEAR)
+        .range_f64(
+            "/accept_timeout_seconds",
+            spec.accept_timeout_seconds,
+            1.0,
+            3600.0,
+        )
+        .range_f64(
+            "/adopt_timeout_seconds",
+            spec.adopt_timeout_seconds,
+            0.0,
+            YEAR,
+        )
         .range_i32("/max_attempts", spec.max_attempts, 1, 1000)
-        .range_f64("/attempt_reset_seconds", spec.attempt_reset_seconds, 0.0, YEAR)
-        .range_f64("/backoff_initial_seconds", spec.backoff_initial_seconds, 0.0, DAY)
+        .range_f64(
+            "/attempt_reset_seconds",
+            spec.attempt_reset_seconds,
+            0.0,
+            YEAR,
+        )
+        .range_f64(
+            "/backoff_initial_seconds",
+            spec.backoff_initial_seconds,
+            0.0,
+            DAY,
+        )
         .range_f64("/backoff_max_seconds", spec.backoff_max_seconds, 0.0, DAY)
-        .range_f64("/start_timeout_seconds", spec.start_timeout_seconds, 1.0, DAY)
-        .range_f64("/terminate_timeout_seconds", spec.terminate_timeout_seconds, 1.0, DAY)
-        .range_f64("/inventory_every_seconds", spec.inventory_every_seconds, 1.0, DAY)
+        .range_f64(
+            "/start_timeout_seconds",
+            spec.start_timeout_seconds,
+            1.0,
+            DAY,
+        )
+        .range_f64(
+            "/terminate_timeout_seconds",
+            spec.terminate_timeout_seconds,
+            1.0,
+            DAY,
+        )
+        .range_f64(
+            "/inventory_every_seconds",
+            spec.inventory_every_seconds,
+            1.0,
+            DAY,
+        )
         .range_f64("/quarantine_seconds", spec.quarantine_seconds, 0.0, YEAR)
-        .range_f64("/keep_ended_seconds", spec.keep_ended_seconds, 0.0, 10.0 * YEAR)
-        .range_f64("/agent_retention_seconds", spec.agent_retention_seconds, 0.0, 10.0 * YEAR)
+        .range_f64(
+            "/keep_ended_seconds",
+            spec.keep_ended_seconds,
+            0.0,
+            10.0 * YEAR,
+        )
+        .range_f64(
+            "/agent_retention_seconds",
+            spec.agent_retention_seconds,
+            0.0,
+            10.0 * YEAR,
+        )
         .range_i32("/slots_per_agent", spec.slots_per_agent, 1, 1_000_000)
         .labels("/labels", &spec.labels);
     if spec.backoff_max_seconds < spec.backoff_initial_seconds {
-        checks.refuse("/backoff_max_seconds", "must not be below backoff_initial_seconds");
+        checks.refuse(
+            "/backoff_max_seconds",
+            "must not be below backoff_initial_seconds",
+        );
     }
     checks.finish().map_err(from_problem)
 }
@@ -63,7 +111,12 @@ pub fn from_problem(problem: Problem) -> Error {
 ///
 /// # Errors
 /// `Invalid`, `PoolPlatformFixed`, `VersionMismatch`, `DatabaseUnavailable`.
-pub async fn put(app: &App, name: &str, spec: PoolSpec, preconditions: Preconditions) -> Result<Put> {
+pub async fn put(
+    app: &App,
+    name: &str,
+    spec: PoolSpec,
+    preconditions: Preconditions,
+) -> Result<Put> {
     check(name, &spec)?;
     let name = name.to_owned();
     app.db
@@ -83,18 +136,29 @@ pub async fn put(app: &App, name: &str, spec: PoolSpec, preconditions: Precondit
                     None => store::insert(conn, &name, &spec).await?,
                     Some(row) => replace(conn, row, &spec).await?,
                 }
-                Ok(Put { pool: store::get(conn, &name).await?, created })
+                Ok(Put {
+                    pool: store::get(conn, &name).await?,
+                    created,
+                })
             })
         })
         .await
 }
 
-async fn replace(conn: &mut crate::store::Conn, row: store::PoolRow, spec: &PoolSpec) -> Result<()> {
+async fn replace(
+    conn: &mut crate::store::Conn,
+    row: store::PoolRow,
+    spec: &PoolSpec,
+) -> Result<()> {
     if row.platform != spec.platform {
         return Err(Error::PoolPlatformFixed(row.name, row.platform));
     }
     // The same again is no change, so that a retried PUT raises no version.
-    if row.spec() == *spec { Ok(()) } else { store::replace(conn, &row.name, spec).await }
+    if row.spec() == *spec {
+        Ok(())
+    } else {
+        store::replace(conn, &row.name, spec).await
+    }
 }
 
 /// Changes a pool's settings by a merge patch (RFC 7396): null puts a default back.
@@ -132,7 +196,10 @@ fn merged(spec: &PoolSpec, patch: serde_json::Map<String, serde_json::Value>) ->
     merge(&mut target, serde_json::Value::Object(patch));
     serde_path_to_error::deserialize(target).map_err(|error| {
         let path = error.path().to_string().replace('.', "/");
-        Error::invalid(&format!("/{}", path.trim_start_matches("./")), error.inner().to_string())
+        Error::invalid(
+            &format!("/{}", path.trim_start_matches("./")),
+            error.inner().to_string(),
+        )
     })
 }
 
@@ -163,7 +230,11 @@ fn merge(target: &mut serde_json::Value, patch: serde_json::Value) {
 /// `PoolNotFound`, `DatabaseUnavailable`.
 pub async fn get(app: &App, name: &str) -> Result<Pool> {
     let name = name.to_owned();
-    app.db.read("pools::get", |conn| Box::pin(async move { store::get(conn, &name).await })).await
+    app.db
+        .read("pools::get", |conn| {
+            Box::pin(async move { store::get(conn, &name).await })
+        })
+        .await
 }
 
 /// Pools with their live counts, newest first, and one more than `limit` if there are more.
@@ -171,7 +242,11 @@ pub async fn get(app: &App, name: &str) -> Result<Pool> {
 /// # Errors
 /// `DatabaseUnavailable`.
 pub async fn list(app: &App, after: Option<store::Position>, limit: i64) -> Result<Vec<Pool>> {
-    app.db.read("pools::list", |conn| Box::pin(store::list(conn, after, limit))).await
+    app.db
+        .read("pools::list", |conn| {
+            Box::pin(store::list(conn, after, limit))
+        })
+        .await
 }
 
 /// Deletes a pool that is empty.

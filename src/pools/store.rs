@@ -144,7 +144,8 @@ pub async fn rules(conn: &mut Conn, name: &str) -> Result<PoolSpec> {
         .first(conn)
         .await
         .optional()?;
-    row.map(|row| row.spec()).ok_or_else(|| Error::PoolNotFound(name.to_owned()))
+    row.map(|row| row.spec())
+        .ok_or_else(|| Error::PoolNotFound(name.to_owned()))
 }
 
 /// No new lease epoch is below this.
@@ -155,7 +156,9 @@ pub async fn epoch_floor(conn: &mut Conn) -> Result<i64> {
         lease_epoch_floor: i64,
     }
     let floor: Floor =
-        Statement::new("-- pools::epoch_floor\nSELECT lease_epoch_floor FROM fences").get_result(conn).await?;
+        Statement::new("-- pools::epoch_floor\nSELECT lease_epoch_floor FROM fences")
+            .get_result(conn)
+            .await?;
     Ok(floor.lease_epoch_floor)
 }
 
@@ -166,7 +169,11 @@ pub async fn insert(conn: &mut Conn, name: &str, spec: &PoolSpec) -> Result<()> 
         .execute(conn)
         .await?;
     // Another PUT of the same name came first: run it again, as a replacement.
-    if inserted == 0 { Err(Error::Retry(format!("pool `{name}` was created meanwhile"))) } else { Ok(()) }
+    if inserted == 0 {
+        Err(Error::Retry(format!("pool `{name}` was created meanwhile")))
+    } else {
+        Ok(())
+    }
 }
 
 pub async fn replace(conn: &mut Conn, name: &str, spec: &PoolSpec) -> Result<()> {
@@ -200,13 +207,18 @@ pub async fn delete(conn: &mut Conn, name: &str) -> Result<()> {
         let what = format!("{} agents and {} sessions", held.agents, held.sessions);
         return Err(Error::PoolNotEmpty(name.to_owned(), what));
     }
-    let deleted = diesel::delete(pools::table.filter(pools::name.eq(name.to_owned()))).execute(conn).await;
+    let deleted = diesel::delete(pools::table.filter(pools::name.eq(name.to_owned())))
+        .execute(conn)
+        .await;
     match deleted {
         Ok(_) => Ok(()),
         Err(diesel::result::Error::DatabaseError(
             diesel::result::DatabaseErrorKind::ForeignKeyViolation,
             _,
-        )) => Err(Error::PoolNotEmpty(name.to_owned(), "an agent or session that came just now".to_owned())),
+        )) => Err(Error::PoolNotEmpty(
+            name.to_owned(),
+            "an agent or session that came just now".to_owned(),
+        )),
         Err(error) => Err(error.into()),
     }
 }
@@ -219,8 +231,13 @@ pub struct Position {
 }
 
 impl Position {
+    /// After this pool.
+    #[must_use]
     pub fn of(pool: &Pool) -> Self {
-        Self { created_at: pool.created_at, name: pool.name.clone() }
+        Self {
+            created_at: pool.created_at,
+            name: pool.name.clone(),
+        }
     }
 }
 
@@ -254,7 +271,9 @@ pub async fn get(conn: &mut Conn, name: &str) -> Result<Pool> {
         .optional()?;
     let row = row.ok_or_else(|| Error::PoolNotFound(name.to_owned()))?;
     let mut pools = with_counts(conn, vec![row]).await?;
-    pools.pop().ok_or_else(|| Error::PoolNotFound(name.to_owned()))
+    pools
+        .pop()
+        .ok_or_else(|| Error::PoolNotFound(name.to_owned()))
 }
 
 #[derive(QueryableByName)]
@@ -304,11 +323,21 @@ async fn with_counts(conn: &mut Conn, rows: Vec<PoolRow>) -> Result<Vec<Pool>> {
 
 fn into_pool(row: PoolRow, counted: Option<&Counts>) -> Pool {
     let mut counts = PoolCounts::default();
-    counts.sessions.by_state =
-        SessionState::ALL.iter().map(|state| (state.to_string(), 0)).collect();
+    counts.sessions.by_state = SessionState::ALL
+        .iter()
+        .map(|state| (state.to_string(), 0))
+        .collect();
     if let Some(c) = counted {
-        counts.agents = AgentCounts { live: c.live, expired: c.expired, cordoned: c.cordoned };
-        counts.slots = SlotCounts { capacity: c.capacity, held: c.held, free: c.free };
+        counts.agents = AgentCounts {
+            live: c.live,
+            expired: c.expired,
+            cordoned: c.cordoned,
+        };
+        counts.slots = SlotCounts {
+            capacity: c.capacity,
+            held: c.held,
+            free: c.free,
+        };
         let by_state = c.states.iter().cloned().zip(c.state_counts.iter().copied());
         let sessions = &mut counts.sessions;
         sessions.by_state.extend(by_state);

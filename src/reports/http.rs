@@ -38,5 +38,8 @@ async fn send_reports(
         return Err(Error::not_built("/command_results").into());
     }
     let results = super::take(&app, &agent, body.incarnation, body.reports).await?;
-    Ok(Json(ReportResults { results, command_results: Vec::new() }))
+    Ok(Json(ReportResults {
+        results,
+        command_results: Vec::new(),
+    }))
 }

@@ -45,7 +45,8 @@ pub async fn take(
         .await?;
     app.hub.committed(hints);
     for result in &results {
-        metrics::counter!("lessor_reports_total", "outcome" => result.outcome.as_str()).increment(1);
+        metrics::counter!("lessor_reports_total", "outcome" => result.outcome.as_str())
+            .increment(1);
     }
     Ok(results)
 }
@@ -61,17 +62,30 @@ async fn take_in(
         .ok_or_else(|| Error::AgentNotRegistered(agent.to_owned()))?;
     row.fence(incarnation)?;
     let ids: Vec<_> = reports.iter().map(|report| report.session_id).collect();
-    let mut drafts: Vec<Draft> =
-        sessions::store::lock(conn, &ids).await?.into_iter().map(Draft::of).collect();
+    let mut drafts: Vec<Draft> = sessions::store::lock(conn, &ids)
+        .await?
+        .into_iter()
+        .map(Draft::of)
+        .collect();
     let now = sessions::store::now(conn).await?;
     let pool = pools::rules(conn, &row.pool).await?;
-    let actor = Actor { actor_type: ActorType::Agent, name: agent.to_owned() };
-    let ctx = Context { now, pool: &pool, actor: &actor, epoch_floor: 0 };
+    let actor = Actor {
+        actor_type: ActorType::Agent,
+        name: agent.to_owned(),
+    };
+    let ctx = Context {
+        now,
+        pool: &pool,
+        actor: &actor,
+        epoch_floor: 0,
+    };
     let assignee = row.assignee();
     let results = reports
         .iter()
         .map(|report| {
-            let draft = drafts.iter_mut().find(|draft| draft.row.id == report.session_id);
+            let draft = drafts
+                .iter_mut()
+                .find(|draft| draft.row.id == report.session_id);
             let Some(draft) = draft else {
                 return ReportResult {
                     session_id: report.session_id,

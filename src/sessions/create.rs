@@ -6,7 +6,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{Bool, Nullable, Text};
 use diesel_async::RunQueryDsl;
-use lessor_protocol::{Actor, DesiredState, IdleAction, NewSession, RawJson, Session, SessionState, empty_object};
+use lessor_protocol::{
+    Actor, DesiredState, IdleAction, NewSession, RawJson, Session, SessionState, empty_object,
+};
 use uuid::Uuid;
 
 use super::row::SessionRow;
@@ -60,12 +62,19 @@ pub fn check(sessions: &[NewOf<'_>]) -> Result<()> {
         if let Some(owner) = &new.owner {
             checks.text(field("owner"), owner, 256);
         }
-        checks
-            .labels(field("labels"), &new.labels)
-            .range_i32(field("priority"), new.priority, -1000, 1000);
+        checks.labels(field("labels"), &new.labels).range_i32(
+            field("priority"),
+            new.priority,
+            -1000,
+            1000,
+        );
         for (name, value, min) in [
             ("start_timeout_seconds", new.start_timeout_seconds, 1.0),
-            ("terminate_timeout_seconds", new.terminate_timeout_seconds, 1.0),
+            (
+                "terminate_timeout_seconds",
+                new.terminate_timeout_seconds,
+                1.0,
+            ),
             ("grace_seconds", new.grace_seconds, 0.0),
         ] {
             if let Some(value) = value {
@@ -87,7 +96,10 @@ pub fn check(sessions: &[NewOf<'_>]) -> Result<()> {
             ("max_duration_seconds", new.max_duration_seconds.is_some()),
         ] {
             if used {
-                checks.refuse(field(name), "is not supported by this version of the service");
+                checks.refuse(
+                    field(name),
+                    "is not supported by this version of the service",
+                );
             }
         }
     }
@@ -135,7 +147,11 @@ where
     Ok(answer)
 }
 
-async fn insert(conn: &mut Conn, news: &[NewSession], actor: &Actor) -> Result<(Vec<SessionRow>, Hints)> {
+async fn insert(
+    conn: &mut Conn,
+    news: &[NewSession],
+    actor: &Actor,
+) -> Result<(Vec<SessionRow>, Hints)> {
     let now = store::now(conn).await?;
     let mut homes: Vec<(PoolKey, Home)> = Vec::new();
     let mut rows = Vec::with_capacity(news.len());
@@ -159,11 +175,18 @@ async fn insert(conn: &mut Conn, news: &[NewSession], actor: &Actor) -> Result<(
     match store::insert(conn, &rows, &events).await {
         Ok(()) => {}
         Err(Error::Internal(detail)) if detail.contains("sessions_by_name") => {
-            let name = news.iter().find_map(|new| new.name.clone()).unwrap_or_default();
+            let name = news
+                .iter()
+                .find_map(|new| new.name.clone())
+                .unwrap_or_default();
             return Err(Error::NameTaken(name));
         }
         Err(Error::Internal(detail)) if detail.contains("sessions_agent_pool_fkey") => {
-            let pool = rows.first().map(|row| row.agent_pool.clone()).unwrap_or_default();
+            let pool = rows
+                .into_iter()
+                .next()
+                .map(|row| row.agent_pool)
+                .unwrap_or_default();
             return Err(Error::PoolNotFound(pool));
         }
         Err(error) => return Err(error),
@@ -197,7 +220,10 @@ async fn home_of(conn: &mut Conn, new: &NewSession) -> Result<Home> {
         .optional()?;
     let where_to = || {
         let platform = new.platform.as_deref().unwrap_or("any platform");
-        let region = new.region.as_deref().map(|region| format!(" in region `{region}`"));
+        let region = new
+            .region
+            .as_deref()
+            .map(|region| format!(" in region `{region}`"));
         format!("`{platform}`{}", region.unwrap_or_default())
     };
     match (found, &new.pool) {
@@ -210,11 +236,19 @@ async fn home_of(conn: &mut Conn, new: &NewSession) -> Result<Home> {
             where_to()
         ))),
         (None, Some(pool)) => Err(Error::PoolNotFound(pool.clone())),
-        (None, None) => Err(Error::NoMatchingPool(format!("no pool is on {}", where_to()))),
+        (None, None) => Err(Error::NoMatchingPool(format!(
+            "no pool is on {}",
+            where_to()
+        ))),
     }
 }
 
-fn row_of(new: &NewSession, home: Home, now: DateTime<Utc>, queued_at: DateTime<Utc>) -> SessionRow {
+fn row_of(
+    new: &NewSession,
+    home: Home,
+    now: DateTime<Utc>,
+    queued_at: DateTime<Utc>,
+) -> SessionRow {
     let spec: RawJson = new.spec.clone();
     SessionRow {
         id: Uuid::now_v7(),
@@ -289,4 +323,3 @@ fn event_of(row: &SessionRow, actor: &Actor) -> NewEvent {
         data: serde_json::json!({}),
     }
 }
-

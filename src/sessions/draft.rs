@@ -50,14 +50,20 @@ pub fn backoff(pool: &PoolSpec, tries: i32) -> f64 {
 /// Seconds as a duration; microseconds are as fine as the database keeps time.
 #[must_use]
 pub fn duration(seconds: f64) -> TimeDelta {
-    #[allow(clippy::cast_possible_truncation, reason = "a saturating cast is what is meant")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "a saturating cast is what is meant"
+    )]
     TimeDelta::microseconds((seconds * 1e6) as i64)
 }
 
 /// The actor of what Lessor does by itself.
 #[must_use]
 pub fn system(name: &str) -> Actor {
-    Actor { actor_type: ActorType::System, name: name.to_owned() }
+    Actor {
+        actor_type: ActorType::System,
+        name: name.to_owned(),
+    }
 }
 
 /// The agent that a session is given to.
@@ -184,8 +190,17 @@ impl Draft {
 
     /// By how much each agent's used slots change.
     pub(super) fn slot_changes(&self) -> impl Iterator<Item = (&str, i32)> {
-        let before = self.was.was_agent.as_deref().filter(|_| self.was.used_slot).map(|a| (a, -1));
-        let after = self.row.assigned_agent_id.as_deref().filter(|_| self.row.uses_slot());
+        let before = self
+            .was
+            .was_agent
+            .as_deref()
+            .filter(|_| self.was.used_slot)
+            .map(|a| (a, -1));
+        let after = self
+            .row
+            .assigned_agent_id
+            .as_deref()
+            .filter(|_| self.row.uses_slot());
         before.into_iter().chain(after.map(|agent| (agent, 1)))
     }
 
@@ -215,7 +230,13 @@ impl Draft {
         &mut self.events[last]
     }
 
-    pub(super) fn open_ledger(&mut self, ctx: &Context<'_>, agent: &Assignee, action: Action, accepted: bool) {
+    pub(super) fn open_ledger(
+        &mut self,
+        ctx: &Context<'_>,
+        agent: &Assignee,
+        action: Action,
+        accepted: bool,
+    ) {
         self.opened = Some(LedgerOpened {
             session_id: self.row.id,
             lease_epoch: self.row.lease_epoch,
@@ -240,7 +261,11 @@ impl Draft {
     pub(super) fn ledger_ended(&mut self, ctx: &Context<'_>, reason: EndReason) {
         let epoch = self.row.lease_epoch;
         // Accepted and ended by one report: one line of the ledger changes once.
-        if let Some(line) = self.changed.iter_mut().find(|line| line.lease_epoch == epoch) {
+        if let Some(line) = self
+            .changed
+            .iter_mut()
+            .find(|line| line.lease_epoch == epoch)
+        {
             line.ended_at = Some(ctx.now);
             line.end_reason = Some(reason);
             return;
@@ -256,7 +281,9 @@ impl Draft {
 
     /// Records what the session may have left in its domain, as something to delete.
     pub(super) fn leave_behind(&mut self, reason: &str) {
-        let Some(domain) = self.row.resource_domain.clone() else { return };
+        let Some(domain) = self.row.resource_domain.clone() else {
+            return;
+        };
         self.leftovers.push(NewLeftover {
             pool: self.row.agent_pool.clone(),
             resource_domain: domain,
@@ -268,7 +295,12 @@ impl Draft {
         });
     }
 
-    pub(super) fn remember_lost(&mut self, agent: &str, incarnation: i64, lease_expires_at: DateTime<Utc>) {
+    pub(super) fn remember_lost(
+        &mut self,
+        agent: &str,
+        incarnation: i64,
+        lease_expires_at: DateTime<Utc>,
+    ) {
         self.lost = Some(LostHold {
             agent: agent.to_owned(),
             incarnation,

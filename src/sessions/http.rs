@@ -8,8 +8,8 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use lessor_protocol::{
-    Actor, CreatedSessions, DesiredState, Event, LedgerItem, NewSession, NewSessions, Page, Session,
-    SessionPatch, SessionState,
+    Actor, CreatedSessions, DesiredState, Event, LedgerItem, NewSession, NewSessions, Page,
+    Session, SessionPatch, SessionState,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
@@ -23,8 +23,8 @@ use super::{SessionFilter, SessionRow, Wanted, store};
 use crate::app::App;
 use crate::error::Error;
 use crate::http::{
-    Caller, Checks, Format, HashedJson, IdempotencyKey, Item, Json, Listing, Paging, Path, Preconditions, Query,
-    etag, label_filter, not_modified,
+    Caller, Checks, Format, HashedJson, IdempotencyKey, Item, Json, Listing, Paging, Path,
+    Preconditions, Query, etag, label_filter, not_modified,
 };
 use crate::idempotency::{Answer, Request};
 use crate::problem::Problem;
@@ -48,7 +48,10 @@ pub fn waiting_routes() -> OpenApiRouter<Arc<App>> {
 }
 
 fn actor(caller: Caller) -> Actor {
-    Actor { actor_type: caller.actor_type, name: caller.name }
+    Actor {
+        actor_type: caller.actor_type,
+        name: caller.name,
+    }
 }
 
 fn json_of<T: Serialize>(value: &T) -> Result<String, Error> {
@@ -56,7 +59,11 @@ fn json_of<T: Serialize>(value: &T) -> Result<String, Error> {
 }
 
 fn shown(row: SessionRow) -> Response {
-    ([(header::ETAG, etag(row.version))], Json(Session::from(row))).into_response()
+    (
+        [(header::ETAG, etag(row.version))],
+        Json(Session::from(row)),
+    )
+        .into_response()
 }
 
 /// Create a session
@@ -75,10 +82,15 @@ async fn create_session(
     IdempotencyKey(key): IdempotencyKey,
     HashedJson { value: new, sha256 }: HashedJson<NewSession>,
 ) -> Result<Response, Problem> {
-    check(&[NewOf { session: &new, at: String::new() }])?;
+    check(&[NewOf {
+        session: &new,
+        at: String::new(),
+    }])?;
     let request = request(&caller, "/v1/sessions", key, sha256);
     let answer = super::create(&app, vec![new], request, actor(caller), |mut made| {
-        let session = made.pop().ok_or_else(|| Error::Internal("nothing was created".to_owned()))?;
+        let session = made
+            .pop()
+            .ok_or_else(|| Error::Internal("nothing was created".to_owned()))?;
         Ok(Answer {
             status: 201,
             location: Some(format!("/v1/sessions/{}", session.id)),
@@ -103,7 +115,10 @@ async fn create_sessions(
     State(app): State<Arc<App>>,
     caller: Caller,
     IdempotencyKey(key): IdempotencyKey,
-    HashedJson { value: body, sha256 }: HashedJson<NewSessions>,
+    HashedJson {
+        value: body,
+        sha256,
+    }: HashedJson<NewSessions>,
 ) -> Result<Response, Problem> {
     let mut checks = Checks::new();
     checks.at_most("/sessions", body.sessions.len(), MAX_BATCH);
@@ -115,7 +130,10 @@ async fn create_sessions(
         .sessions
         .iter()
         .enumerate()
-        .map(|(index, session)| NewOf { session, at: format!("/sessions/{index}") })
+        .map(|(index, session)| NewOf {
+            session,
+            at: format!("/sessions/{index}"),
+        })
         .collect();
     check(&news)?;
     let request = request(&caller, "/v1/sessions/batch", key, sha256);
@@ -132,7 +150,12 @@ async fn create_sessions(
     Ok(answered(answer))
 }
 
-fn request(caller: &Caller, path: &'static str, key: Option<String>, body_sha256: [u8; 32]) -> Option<Request> {
+fn request(
+    caller: &Caller,
+    path: &'static str,
+    key: Option<String>,
+    body_sha256: [u8; 32],
+) -> Option<Request> {
     key.map(|key| Request {
         caller: format!("{}:{}", caller.actor_type, caller.name),
         path,
@@ -143,17 +166,30 @@ fn request(caller: &Caller, path: &'static str, key: Option<String>, body_sha256
 
 fn answered(answer: Answer) -> Response {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
-    let mut response =
-        (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], answer.body).into_response();
+    let mut response = (
+        status,
+        [(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        )],
+        answer.body,
+    )
+        .into_response();
     let headers = response.headers_mut();
-    if let Some(location) = answer.location.and_then(|at| HeaderValue::from_str(&at).ok()) {
+    if let Some(location) = answer
+        .location
+        .and_then(|at| HeaderValue::from_str(&at).ok())
+    {
         headers.insert(header::LOCATION, location);
     }
     if let Some(version) = answer.etag {
         headers.insert(header::ETAG, etag(version));
     }
     if answer.replayed {
-        headers.insert(HeaderName::from_static("idempotency-replayed"), HeaderValue::from_static("true"));
+        headers.insert(
+            HeaderName::from_static("idempotency-replayed"),
+            HeaderValue::from_static("true"),
+        );
     }
     response
 }
@@ -205,7 +241,11 @@ async fn list_sessions(
     let paging = Paging::new(query.limit, query.cursor)?;
     let filter = SessionFilter {
         pool: query.pool,
-        states: query.state.map(|states| parse_states("state", &states)).transpose()?.unwrap_or_default(),
+        states: query
+            .state
+            .map(|states| parse_states("state", &states))
+            .transpose()?
+            .unwrap_or_default(),
         desired_state: query.desired_state,
         assigned_agent_id: query.assigned_agent_id,
         assigned: query.assigned,
@@ -218,14 +258,23 @@ async fn list_sessions(
     };
     let rows = super::list(&app, filter, paging.after::<Position>()?, paging.fetch()).await?;
     let sessions: Vec<Session> = rows.into_iter().map(Session::from).collect();
-    Ok(Listing::new(format, paging.page(sessions, |session| Position(session.id))).into_response())
+    Ok(Listing::new(
+        format,
+        paging.page(sessions, |session| Position(session.id)),
+    )
+    .into_response())
 }
 
 fn parse_states(parameter: &str, states: &str) -> Result<Vec<SessionState>, Problem> {
     states
         .split(',')
         .map(|state| {
-            state.trim().parse().map_err(|error: lessor_protocol::UnknownWord| Problem::invalid(parameter, error.to_string()))
+            state
+                .trim()
+                .parse()
+                .map_err(|error: lessor_protocol::UnknownWord| {
+                    Problem::invalid(parameter, error.to_string())
+                })
         })
         .collect()
 }
@@ -299,7 +348,9 @@ async fn patch_session(
     Path(session): Path<String>,
     Json(patch): Json<SessionPatch>,
 ) -> Result<Response, Problem> {
-    Ok(shown(super::patch(&app, &session, patch, preconditions, actor(caller)).await?))
+    Ok(shown(
+        super::patch(&app, &session, patch, preconditions, actor(caller)).await?,
+    ))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -366,7 +417,9 @@ async fn retry_session(
     preconditions: Preconditions,
     Path(session): Path<String>,
 ) -> Result<Response, Problem> {
-    Ok(shown(super::retry(&app, &session, preconditions, actor(caller)).await?))
+    Ok(shown(
+        super::retry(&app, &session, preconditions, actor(caller)).await?,
+    ))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -414,10 +467,15 @@ async fn list_session_events(
     let limit = paging.fetch();
     let rows = app
         .db
-        .read("sessions::timeline", |conn| Box::pin(store::timeline(conn, id, before, limit)))
+        .read("sessions::timeline", |conn| {
+            Box::pin(store::timeline(conn, id, before, limit))
+        })
         .await?;
     let page = paging.page(rows, |row| EventPosition(row.id));
-    let page = Page { items: page.items.into_iter().map(Event::from).collect(), next_cursor: page.next_cursor };
+    let page = Page {
+        items: page.items.into_iter().map(Event::from).collect(),
+        next_cursor: page.next_cursor,
+    };
     Ok(Listing::new(format, page).into_response())
 }
 
@@ -434,14 +492,21 @@ async fn list_session_leases(
     Query(query): Query<PageQuery>,
 ) -> Result<Response, Problem> {
     let paging = Paging::new(query.limit, query.cursor)?;
-    let before = paging.after::<LedgerPosition>()?.map(|LedgerPosition(epoch)| epoch);
+    let before = paging
+        .after::<LedgerPosition>()?
+        .map(|LedgerPosition(epoch)| epoch);
     let id = super::get(&app, &session).await?.id;
     let limit = paging.fetch();
     let rows = app
         .db
-        .read("sessions::ledger", |conn| Box::pin(store::ledger(conn, id, before, limit)))
+        .read("sessions::ledger", |conn| {
+            Box::pin(store::ledger(conn, id, before, limit))
+        })
         .await?;
     let page = paging.page(rows, |row| LedgerPosition(row.lease_epoch));
-    let page = Page { items: page.items.into_iter().map(LedgerItem::from).collect(), next_cursor: page.next_cursor };
+    let page = Page {
+        items: page.items.into_iter().map(LedgerItem::from).collect(),
+        next_cursor: page.next_cursor,
+    };
     Ok(Listing::new(format, page).into_response())
 }

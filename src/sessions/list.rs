@@ -42,7 +42,12 @@ impl crate::http::Cursor for Position {
 ///
 /// # Errors
 /// `DatabaseUnavailable`.
-pub async fn list(app: &App, filter: SessionFilter, after: Option<Position>, limit: i64) -> Result<Vec<SessionRow>> {
+pub async fn list(
+    app: &App,
+    filter: SessionFilter,
+    after: Option<Position>,
+    limit: i64,
+) -> Result<Vec<SessionRow>> {
     app.db
         .read("sessions::list", |conn| {
             Box::pin(async move {
@@ -59,7 +64,8 @@ pub async fn list(app: &App, filter: SessionFilter, after: Option<Position>, lim
                     query = query.filter(dsl::agent_pool.eq(pool));
                 }
                 if !filter.states.is_empty() {
-                    let states: Vec<&str> = filter.states.iter().map(|state| state.as_str()).collect();
+                    let states: Vec<&str> =
+                        filter.states.iter().map(|state| state.as_str()).collect();
                     query = query.filter(dsl::state.eq_any(states));
                 }
                 if let Some(desired) = filter.desired_state {

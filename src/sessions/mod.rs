@@ -22,7 +22,7 @@ mod verbs;
 mod wait;
 mod write;
 
-pub use create::{create, NewOf};
+pub use create::{NewOf, create};
 pub use draft::{Assignee, Context, Draft, backoff, duration, system};
 pub use list::{SessionFilter, list};
 pub use reporting::is_valid as report_is_valid;

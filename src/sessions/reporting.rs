@@ -19,7 +19,12 @@ impl Draft {
     ///
     /// # Errors
     /// The outcome and code for the answer.
-    pub fn report(&mut self, ctx: &Context<'_>, agent: &Assignee, report: &Report) -> Result<(), Refusal> {
+    pub fn report(
+        &mut self,
+        ctx: &Context<'_>,
+        agent: &Assignee,
+        report: &Report,
+    ) -> Result<(), Refusal> {
         let fenced = |code| Err((Outcome::Fenced, code));
         let rejected = |code| Err((Outcome::Rejected, code));
         if report.lease_epoch != self.row.lease_epoch {
@@ -37,7 +42,11 @@ impl Draft {
             if !self.row.is_offered() {
                 return rejected(ReportCode::TransitionNotAllowed);
             }
-            let why = report.failure.clone().flatten().map(|failure| failure.reason);
+            let why = report
+                .failure
+                .clone()
+                .flatten()
+                .map(|failure| failure.reason);
             self.decline(ctx, why);
             return Ok(());
         };
@@ -46,7 +55,11 @@ impl Draft {
             .resource_domain
             .as_ref()
             .is_some_and(|domain| *domain != agent.resource_domain);
-        let from = if elsewhere { SessionState::Pending } else { self.row.state };
+        let from = if elsewhere {
+            SessionState::Pending
+        } else {
+            self.row.state
+        };
         if !self.may_follow(from, to, report) {
             return rejected(ReportCode::TransitionNotAllowed);
         }
@@ -66,8 +79,15 @@ impl Draft {
         if self.row.is_held() && report.observed_generation < self.row.generation {
             return Action::ALL.iter().any(|action| allowed(*action, from, to));
         }
-        let told = self.row.assigned_action.is_some_and(|action| allowed(action, from, to));
-        told || self.row.next().action().is_some_and(|action| allowed(action, from, to))
+        let told = self
+            .row
+            .assigned_action
+            .is_some_and(|action| allowed(action, from, to));
+        told || self
+            .row
+            .next()
+            .action()
+            .is_some_and(|action| allowed(action, from, to))
     }
 
     /// The first report that is taken under an epoch makes the offer a hold, in the agent's domain.
@@ -90,7 +110,14 @@ impl Draft {
         self.effects.push(AgentEffect::Accepted(agent.name.clone()));
         self.ledger_accepted(ctx);
         let adopted = self.row.assigned_action == Some(Action::Adopt);
-        self.record(ctx, if adopted { "session.adopted" } else { "session.accepted" });
+        self.record(
+            ctx,
+            if adopted {
+                "session.adopted"
+            } else {
+                "session.accepted"
+            },
+        );
         // Work of a newer generation than the one reported on is told at once.
         self.row.deliver_at = Some(ctx.now);
         self.row.deliveries = 0;
@@ -106,7 +133,9 @@ impl Draft {
             changed = true;
         }
         if let Some(metadata) = &report.platform_metadata {
-            let metadata = metadata.clone().unwrap_or_else(lessor_protocol::empty_object);
+            let metadata = metadata
+                .clone()
+                .unwrap_or_else(lessor_protocol::empty_object);
             if metadata.get() != self.row.platform_metadata.get() {
                 self.row.platform_metadata = metadata;
                 changed = true;
@@ -209,7 +238,10 @@ pub fn is_valid(report: &Report) -> bool {
     const MAX_METADATA_BYTES: usize = 16 * 1024;
     const MAX_TEXT_BYTES: usize = 16 * 1024;
     let text = |text: &str, max: usize| text.len() <= max && !text.contains('\0');
-    let id = report.platform_resource_id.as_ref().and_then(Option::as_ref);
+    let id = report
+        .platform_resource_id
+        .as_ref()
+        .and_then(Option::as_ref);
     let metadata = report.platform_metadata.as_ref().and_then(Option::as_ref);
     let endpoint = report.endpoint.as_ref().and_then(Option::as_ref);
     let failure = report.failure.as_ref().and_then(Option::as_ref);

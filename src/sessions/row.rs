@@ -98,7 +98,10 @@ pub struct SessionRow {
 
 /// JSON inside a string: the server's JSON functions cannot carry everything that JSON can say
 /// (`\u0000`), but a string of it can be cast.
-pub(super) fn as_text<S: serde::Serializer>(json: &RawJson, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_text<S: serde::Serializer>(
+    json: &RawJson,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(json.get())
 }
 
@@ -138,7 +141,10 @@ impl SessionRow {
     #[must_use]
     pub fn uses_slot(&self) -> bool {
         self.assigned_agent_id.is_some()
-            && !matches!(self.state, SessionState::Terminating | SessionState::Hibernating)
+            && !matches!(
+                self.state,
+                SessionState::Terminating | SessionState::Hibernating
+            )
     }
 
     /// Whether anybody could claim it now, were an agent there.

@@ -66,10 +66,18 @@ impl Next {
 pub fn next(s: Situation) -> Next {
     use DesiredState as D;
     use SessionState as S;
-    let reach = if s.assigned { Reach::Assignee } else { Reach::Domain };
+    let reach = if s.assigned {
+        Reach::Assignee
+    } else {
+        Reach::Domain
+    };
     let by_domain = |action| {
         if s.has_domain || s.assigned {
-            Next::Work { action, reach, needs_slot: false }
+            Next::Work {
+                action,
+                reach,
+                needs_slot: false,
+            }
         } else {
             Next::Nothing
         }
@@ -85,15 +93,21 @@ pub fn next(s: Situation) -> Next {
         }
         (D::Running, S::Pending) => Next::Work {
             action: Action::Start,
-            reach: if s.assigned { Reach::Assignee } else { Reach::Pool },
+            reach: if s.assigned {
+                Reach::Assignee
+            } else {
+                Reach::Pool
+            },
             needs_slot: true,
         },
         (D::Running, S::Starting) => by_domain(Action::Start),
         (D::Running, S::Running) if s.assigned => Next::Nothing,
         (D::Running, S::Running) => by_domain(Action::Adopt),
-        (D::Running, S::Hibernated) => {
-            Next::Work { action: Action::Wake, reach, needs_slot: true }
-        }
+        (D::Running, S::Hibernated) => Next::Work {
+            action: Action::Wake,
+            reach,
+            needs_slot: true,
+        },
         (D::Running, S::Hibernating | S::Waking) => by_domain(Action::Wake),
     }
 }
@@ -112,7 +126,10 @@ pub fn allowed(action: Action, from: SessionState, to: SessionState) -> bool {
         return true;
     }
     match action {
-        Action::Start => matches!((from, to), (S::Pending, S::Starting | S::Running) | (S::Starting, S::Running)),
+        Action::Start => matches!(
+            (from, to),
+            (S::Pending, S::Starting | S::Running) | (S::Starting, S::Running)
+        ),
         Action::Adopt | Action::Release => false,
         Action::Wake => matches!(
             (from, to),
@@ -120,8 +137,10 @@ pub fn allowed(action: Action, from: SessionState, to: SessionState) -> bool {
         ),
         Action::Hibernate => matches!(
             (from, to),
-            (S::Starting | S::Waking | S::Running, S::Hibernating | S::Hibernated)
-                | (S::Hibernating, S::Hibernated)
+            (
+                S::Starting | S::Waking | S::Running,
+                S::Hibernating | S::Hibernated
+            ) | (S::Hibernating, S::Hibernated)
         ),
         Action::Terminate => matches!(to, S::Terminating | S::Terminated),
     }
@@ -153,11 +172,21 @@ mod tests {
                     (false, true, "no domain, assigned"),
                     (true, true, "domain, assigned"),
                 ] {
-                    let next = next(Situation { desired, state, has_domain, assigned, domain_lost: false });
+                    let next = next(Situation {
+                        desired,
+                        state,
+                        has_domain,
+                        assigned,
+                        domain_lost: false,
+                    });
                     let text = match next {
                         Next::Nothing => "-".to_owned(),
                         Next::End => "terminated at once".to_owned(),
-                        Next::Work { action, reach, needs_slot } => format!(
+                        Next::Work {
+                            action,
+                            reach,
+                            needs_slot,
+                        } => format!(
                             "{action} by {}{}",
                             match reach {
                                 Reach::Pool => "pool",

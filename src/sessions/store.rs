@@ -43,7 +43,10 @@ pub async fn lock(conn: &mut Conn, ids: &[Uuid]) -> Result<Vec<SessionRow>> {
     let mut ids = ids.to_vec();
     ids.sort_unstable();
     ids.dedup();
-    Ok(Statement::new(&text).bind::<Array<SqlUuid>, _>(ids).load(conn).await?)
+    Ok(Statement::new(&text)
+        .bind::<Array<SqlUuid>, _>(ids)
+        .load(conn)
+        .await?)
 }
 
 /// Locks all sessions that are assigned to these agents. The agents must have been locked before.
@@ -55,7 +58,10 @@ pub async fn lock_assigned_to(conn: &mut Conn, agents: &[String]) -> Result<Vec<
         "-- sessions::lock_assigned_to\nSELECT {columns} FROM sessions s \
          WHERE s.assigned_agent_id = ANY($1) ORDER BY s.id FOR UPDATE",
     );
-    Ok(Statement::new(&text).bind::<Array<Text>, _>(agents.to_vec()).load(conn).await?)
+    Ok(Statement::new(&text)
+        .bind::<Array<Text>, _>(agents.to_vec())
+        .load(conn)
+        .await?)
 }
 
 /// The database's time in this transaction.
@@ -68,7 +74,10 @@ pub async fn now(conn: &mut Conn) -> Result<DateTime<Utc>> {
         #[diesel(sql_type = Timestamptz)]
         now: DateTime<Utc>,
     }
-    Ok(Statement::new("-- store::now\nSELECT now() AS now").get_result::<Now>(conn).await?.now)
+    Ok(Statement::new("-- store::now\nSELECT now() AS now")
+        .get_result::<Now>(conn)
+        .await?
+        .now)
 }
 
 /// A session by its id or its name.
@@ -132,7 +141,12 @@ impl<'a> NewRow<'a> {
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn timeline(conn: &mut Conn, id: Uuid, before: Option<i64>, limit: i64) -> Result<Vec<EventRow>> {
+pub async fn timeline(
+    conn: &mut Conn,
+    id: Uuid,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<EventRow>> {
     let mut query = events::table
         .select(EventRow::as_select())
         .filter(events::session_id.eq(id))
@@ -149,7 +163,12 @@ pub async fn timeline(conn: &mut Conn, id: Uuid, before: Option<i64>, limit: i64
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn ledger(conn: &mut Conn, id: Uuid, before: Option<i64>, limit: i64) -> Result<Vec<LedgerRow>> {
+pub async fn ledger(
+    conn: &mut Conn,
+    id: Uuid,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<LedgerRow>> {
     let mut query = lease_ledger::table
         .select(LedgerRow::as_select())
         .filter(lease_ledger::session_id.eq(id))

@@ -10,8 +10,10 @@ fn moment(at: DateTime<Utc>) -> String {
 }
 
 impl TableRow for Session {
-    const COLUMNS: &'static [&'static str] =
-        &["ID", "NAME", "POOL", "OWNER", "STATE", "WANTED", "AGENT", "EPOCH", "ATTEMPT", "RESOURCE", "CREATED"];
+    const COLUMNS: &'static [&'static str] = &[
+        "ID", "NAME", "POOL", "OWNER", "STATE", "WANTED", "AGENT", "EPOCH", "ATTEMPT", "RESOURCE",
+        "CREATED",
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -31,7 +33,9 @@ impl TableRow for Session {
 }
 
 impl TableRow for Event {
-    const COLUMNS: &'static [&'static str] = &["AT", "KIND", "FROM", "TO", "AGENT", "EPOCH", "GEN", "BY", "REASON"];
+    const COLUMNS: &'static [&'static str] = &[
+        "AT", "KIND", "FROM", "TO", "AGENT", "EPOCH", "GEN", "BY", "REASON",
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -40,8 +44,12 @@ impl TableRow for Event {
             self.from.clone().unwrap_or_default(),
             self.to.clone().unwrap_or_default(),
             self.agent.clone().unwrap_or_default(),
-            self.lease_epoch.map(|epoch| epoch.to_string()).unwrap_or_default(),
-            self.generation.map(|generation| generation.to_string()).unwrap_or_default(),
+            self.lease_epoch
+                .map(|epoch| epoch.to_string())
+                .unwrap_or_default(),
+            self.generation
+                .map(|generation| generation.to_string())
+                .unwrap_or_default(),
             format!("{}:{}", self.actor.actor_type, self.actor.name),
             self.reason.clone().unwrap_or_default(),
         ]
@@ -49,8 +57,16 @@ impl TableRow for Event {
 }
 
 impl TableRow for LedgerItem {
-    const COLUMNS: &'static [&'static str] =
-        &["EPOCH", "AGENT", "INCARNATION", "ACTION", "OFFERED", "ACCEPTED", "ENDED", "WHY"];
+    const COLUMNS: &'static [&'static str] = &[
+        "EPOCH",
+        "AGENT",
+        "INCARNATION",
+        "ACTION",
+        "OFFERED",
+        "ACCEPTED",
+        "ENDED",
+        "WHY",
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -61,7 +77,9 @@ impl TableRow for LedgerItem {
             moment(self.offered_at),
             self.accepted_at.map(moment).unwrap_or_default(),
             self.ended_at.map(moment).unwrap_or_default(),
-            self.end_reason.map(|reason| reason.to_string()).unwrap_or_default(),
+            self.end_reason
+                .map(|reason| reason.to_string())
+                .unwrap_or_default(),
         ]
     }
 }

@@ -36,8 +36,8 @@ impl Draft {
         self.row.resource_domain = Some(agent.resource_domain.clone());
         self.row.domain_lost = false;
         self.row.offers_lapsed = 0;
-        let must_act = self.row.next() != Next::Nothing
-            || self.row.observed_generation < self.row.generation;
+        let must_act =
+            self.row.next() != Next::Nothing || self.row.observed_generation < self.row.generation;
         self.row.deliver_at = must_act.then_some(ctx.now);
         self.row.deliveries = 0;
         self.set_phase_deadline(ctx);
@@ -59,7 +59,11 @@ impl Draft {
     pub fn deliver(&mut self, ctx: &Context<'_>) {
         self.row.assigned_action = Some(self.row.next().action().unwrap_or(Action::Adopt));
         let doublings = self.row.deliveries.saturating_sub(1).clamp(0, 12);
-        let pause = if self.row.deliveries == 0 { 0.0 } else { 2f64.powi(doublings) };
+        let pause = if self.row.deliveries == 0 {
+            0.0
+        } else {
+            2f64.powi(doublings)
+        };
         self.row.deliver_at = Some(ctx.after(pause.min(ctx.pool.accept_timeout_seconds)));
         self.row.deliveries = self.row.deliveries.saturating_add(1);
         self.touched = true;
@@ -92,7 +96,9 @@ impl Draft {
     /// Ends an offer that was not accepted in time. No attempt is used up, but every fifth in a
     /// row counts as one, so that a session nobody accepts is not offered for ever.
     pub fn lapse(&mut self, ctx: &Context<'_>) {
-        let Some(agent) = self.row.assigned_agent_id.clone() else { return };
+        let Some(agent) = self.row.assigned_agent_id.clone() else {
+            return;
+        };
         self.effects.push(AgentEffect::Lapsed(agent.clone()));
         self.hand_back(ctx, &agent, EndReason::OfferLapsed, "session.offer_lapsed");
     }
@@ -107,7 +113,9 @@ impl Draft {
 
     /// Ends an offer that its agent declined.
     pub fn decline(&mut self, ctx: &Context<'_>, why: Option<String>) {
-        let Some(agent) = self.row.assigned_agent_id.clone() else { return };
+        let Some(agent) = self.row.assigned_agent_id.clone() else {
+            return;
+        };
         self.hand_back(ctx, &agent, EndReason::Declined, "session.requeued");
         if let (Some(why), Some(event)) = (why, self.events.last_mut()) {
             event.data = serde_json::json!({ "declined": why });
@@ -140,9 +148,10 @@ impl Draft {
     /// others can claim the session when the agent has acknowledged, or when the lease that it has
     /// now would have run out.
     pub fn take(&mut self, ctx: &Context<'_>, reason: EndReason, lease_expires_at: DateTime<Utc>) {
-        if let (Some(agent), Some(incarnation)) =
-            (self.row.assigned_agent_id.clone(), self.row.assigned_incarnation)
-        {
+        if let (Some(agent), Some(incarnation)) = (
+            self.row.assigned_agent_id.clone(),
+            self.row.assigned_incarnation,
+        ) {
             self.remember_lost(&agent, incarnation, lease_expires_at);
             self.unassign(ctx, reason, "session.requeued");
             if self.row.state != SessionState::Terminated && lease_expires_at > ctx.now {
@@ -154,12 +163,18 @@ impl Draft {
     /// Takes the hold away from an agent that made no progress by its phase deadline: an attempt
     /// counts, and another agent is preferred.
     pub fn time_out(&mut self, ctx: &Context<'_>, lease_expires_at: DateTime<Utc>) {
-        let Some(agent) = self.row.assigned_agent_id.clone() else { return };
+        let Some(agent) = self.row.assigned_agent_id.clone() else {
+            return;
+        };
         let action = self.row.next().action();
         self.take(ctx, EndReason::TimedOut, lease_expires_at);
         self.row.attempts_used += 1;
         self.avoid(ctx, &agent, ctx.pool.accept_timeout_seconds);
-        let pause = if self.row.attempts_used > 1 { ctx.backoff(self.row.attempts_used - 1) } else { 0.0 };
+        let pause = if self.row.attempts_used > 1 {
+            ctx.backoff(self.row.attempts_used - 1)
+        } else {
+            0.0
+        };
         let starting = matches!(action, Some(Action::Start | Action::Wake));
         if starting && self.row.attempts_used >= ctx.pool.max_attempts {
             let what = format!("{} took longer than its timeout allows", self.row.state);
@@ -179,7 +194,11 @@ impl Draft {
         if self.row.assigned_agent_id.is_some() || self.row.held_back_until.is_none() {
             return;
         }
-        let pause = if self.row.attempts_used > 1 { ctx.backoff(self.row.attempts_used - 1) } else { 0.0 };
+        let pause = if self.row.attempts_used > 1 {
+            ctx.backoff(self.row.attempts_used - 1)
+        } else {
+            0.0
+        };
         self.row.held_back_until = (pause > 0.0).then(|| ctx.after(pause));
         self.touched = true;
     }
@@ -251,7 +270,10 @@ impl Draft {
     /// Its whole domain is lost, and the pool says to fail it.
     pub fn fail_with_domain(&mut self, ctx: &Context<'_>) {
         self.leave_behind("its domain was lost");
-        self.dead_letter(ctx, failure(ctx, "domain_lost", "no agent of its domain came back"));
+        self.dead_letter(
+            ctx,
+            failure(ctx, "domain_lost", "no agent of its domain came back"),
+        );
         self.forget_resource();
     }
 
@@ -366,19 +388,25 @@ impl Draft {
     /// An acceptance without progress is not for ever: while the holder has something to do, a
     /// deadline runs, set anew at each step.
     pub(super) fn set_phase_deadline(&mut self, ctx: &Context<'_>) {
-        let timeout = if self.row.is_held() { phase_timeout(&self.row, ctx) } else { None };
+        let timeout = if self.row.is_held() {
+            phase_timeout(&self.row, ctx)
+        } else {
+            None
+        };
         self.row.phase_deadline_at = timeout.map(|seconds| ctx.after(seconds));
     }
 }
 
 fn phase_timeout(row: &SessionRow, ctx: &Context<'_>) -> Option<f64> {
     match row.next().action()? {
-        Action::Start | Action::Wake => {
-            Some(row.start_timeout_seconds.unwrap_or(ctx.pool.start_timeout_seconds))
-        }
-        Action::Terminate | Action::Hibernate => {
-            Some(row.terminate_timeout_seconds.unwrap_or(ctx.pool.terminate_timeout_seconds))
-        }
+        Action::Start | Action::Wake => Some(
+            row.start_timeout_seconds
+                .unwrap_or(ctx.pool.start_timeout_seconds),
+        ),
+        Action::Terminate | Action::Hibernate => Some(
+            row.terminate_timeout_seconds
+                .unwrap_or(ctx.pool.terminate_timeout_seconds),
+        ),
         Action::Adopt | Action::Release => None,
     }
 }

@@ -23,7 +23,9 @@ pub async fn get(app: &App, id_or_name: &str) -> Result<SessionRow> {
     app.db
         .read("sessions::get", |conn| {
             Box::pin(async move {
-                store::find(conn, &id_or_name).await?.ok_or(Error::SessionNotFound(id_or_name))
+                store::find(conn, &id_or_name)
+                    .await?
+                    .ok_or(Error::SessionNotFound(id_or_name))
             })
         })
         .await
@@ -93,7 +95,12 @@ pub async fn patch(
 ///
 /// # Errors
 /// `SessionNotFound`, `SessionNotFailed`, `VersionMismatch`, `DatabaseUnavailable`.
-pub async fn retry(app: &Arc<App>, id_or_name: &str, preconditions: Preconditions, actor: Actor) -> Result<SessionRow> {
+pub async fn retry(
+    app: &Arc<App>,
+    id_or_name: &str,
+    preconditions: Preconditions,
+    actor: Actor,
+) -> Result<SessionRow> {
     change(app, id_or_name, preconditions, actor, |draft, ctx| {
         let row = &draft.row;
         if row.state != SessionState::Failed || row.desired_state == DesiredState::Terminated {
@@ -124,7 +131,12 @@ fn want(draft: &mut Draft, ctx: &Context<'_>, desired: DesiredState) -> Result<(
 
 fn settings(draft: &mut Draft, ctx: &Context<'_>, patch: &SessionPatch) -> Result<()> {
     let row = &mut draft.row;
-    let before = (row.labels.clone(), row.priority, row.start_timeout_seconds, row.terminate_timeout_seconds);
+    let before = (
+        row.labels.clone(),
+        row.priority,
+        row.start_timeout_seconds,
+        row.terminate_timeout_seconds,
+    );
     match &patch.labels {
         None => {}
         Some(None) => row.labels = Labels::new(),
@@ -138,12 +150,21 @@ fn settings(draft: &mut Draft, ctx: &Context<'_>, patch: &SessionPatch) -> Resul
         }
     }
     row.priority = patch.priority.unwrap_or(row.priority);
-    row.start_timeout_seconds = patch.start_timeout_seconds.unwrap_or(row.start_timeout_seconds);
-    row.terminate_timeout_seconds = patch.terminate_timeout_seconds.unwrap_or(row.terminate_timeout_seconds);
+    row.start_timeout_seconds = patch
+        .start_timeout_seconds
+        .unwrap_or(row.start_timeout_seconds);
+    row.terminate_timeout_seconds = patch
+        .terminate_timeout_seconds
+        .unwrap_or(row.terminate_timeout_seconds);
     let mut checks = Checks::new();
     checks.labels("/labels", &row.labels);
     checks.finish().map_err(pools::from_problem)?;
-    let after = (row.labels.clone(), row.priority, row.start_timeout_seconds, row.terminate_timeout_seconds);
+    let after = (
+        row.labels.clone(),
+        row.priority,
+        row.start_timeout_seconds,
+        row.terminate_timeout_seconds,
+    );
     if before != after {
         draft.settings_changed(ctx);
     }
@@ -156,15 +177,24 @@ fn check(patch: &SessionPatch) -> Result<()> {
         checks.range_i32("/priority", priority, -1000, 1000);
     }
     for (at, value) in [
-        ("/start_timeout_seconds", patch.start_timeout_seconds.flatten()),
-        ("/terminate_timeout_seconds", patch.terminate_timeout_seconds.flatten()),
+        (
+            "/start_timeout_seconds",
+            patch.start_timeout_seconds.flatten(),
+        ),
+        (
+            "/terminate_timeout_seconds",
+            patch.terminate_timeout_seconds.flatten(),
+        ),
     ] {
         if let Some(value) = value {
             checks.range_f64(at, value, 1.0, 86_400.0);
         }
     }
     if patch.idle_timeout_seconds.is_some() {
-        checks.refuse("/idle_timeout_seconds", "is not supported by this version of the service");
+        checks.refuse(
+            "/idle_timeout_seconds",
+            "is not supported by this version of the service",
+        );
     }
     checks.finish().map_err(pools::from_problem)
 }
@@ -194,7 +224,12 @@ where
                 }
                 let now = store::now(conn).await?;
                 let rules = pools::rules(conn, &row.agent_pool).await?;
-                let ctx = Context { now, pool: &rules, actor: &actor, epoch_floor: 0 };
+                let ctx = Context {
+                    now,
+                    pool: &rules,
+                    actor: &actor,
+                    epoch_floor: 0,
+                };
                 let mut draft = Draft::of(row);
                 if body(&mut draft, &ctx)? {
                     leases::end_if_domain_is_lost(conn, &ctx, &mut draft).await?;
@@ -216,10 +251,14 @@ async fn lock_with_agent(conn: &mut Conn, id_or_name: &str) -> Result<SessionRow
     if let Some(agent) = &seen.assigned_agent_id {
         agents::store::lock_one(conn, agent).await?;
     }
-    let row = store::lock(conn, &[seen.id]).await?.pop().ok_or_else(not_found)?;
+    let row = store::lock(conn, &[seen.id])
+        .await?
+        .pop()
+        .ok_or_else(not_found)?;
     if row.assigned_agent_id != seen.assigned_agent_id && row.assigned_agent_id.is_some() {
-        return Err(Error::Retry("the session was given to another agent meanwhile".to_owned()));
+        return Err(Error::Retry(
+            "the session was given to another agent meanwhile".to_owned(),
+        ));
     }
     Ok(row)
 }
-

@@ -59,7 +59,10 @@ fn is_over(row: &SessionRow, wanted: &Wanted) -> bool {
 
 /// States that no agent acknowledges: nobody was needed to get there, or nobody holds it any more.
 fn settles_by_itself(row: &SessionRow) -> bool {
-    matches!(row.state, SessionState::Pending | SessionState::Terminated | SessionState::Failed)
+    matches!(
+        row.state,
+        SessionState::Pending | SessionState::Terminated | SessionState::Failed
+    )
 }
 
 /// Whether any of the states can still come without somebody changing what is wanted.
@@ -70,7 +73,10 @@ fn can_be_reached(row: &SessionRow, states: &[SessionState]) -> bool {
             states.contains(&SessionState::Failed)
         }
         (_, DesiredState::Terminated) => states.iter().any(|state| {
-            matches!(state, SessionState::Terminating | SessionState::Terminated | SessionState::Failed)
+            matches!(
+                state,
+                SessionState::Terminating | SessionState::Terminated | SessionState::Failed
+            )
         }),
         _ => true,
     }

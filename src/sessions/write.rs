@@ -43,13 +43,24 @@ pub async fn write(conn: &mut Conn, drafts: &[Draft]) -> Result<Hints> {
     if drafts.is_empty() {
         return Ok(Hints::default());
     }
-    let rows: Vec<_> =
-        drafts.iter().map(|draft| ChangedRow { was: &draft.was, row: &draft.row }).collect();
+    let rows: Vec<_> = drafts
+        .iter()
+        .map(|draft| ChangedRow {
+            was: &draft.was,
+            row: &draft.row,
+        })
+        .collect();
     let events: Vec<_> = drafts.iter().flat_map(|draft| &draft.events).collect();
-    let opened: Vec<_> = drafts.iter().filter_map(|draft| draft.opened.as_ref()).collect();
+    let opened: Vec<_> = drafts
+        .iter()
+        .filter_map(|draft| draft.opened.as_ref())
+        .collect();
     let changed: Vec<_> = drafts.iter().flat_map(|draft| &draft.changed).collect();
     let leftovers: Vec<_> = drafts.iter().flat_map(|draft| &draft.leftovers).collect();
-    let lost: Vec<_> = drafts.iter().filter_map(|draft| draft.lost.as_ref()).collect();
+    let lost: Vec<_> = drafts
+        .iter()
+        .filter_map(|draft| draft.lost.as_ref())
+        .collect();
     let expected = rows.len();
     let count = Statement::new(include_str!("write.sql"))
         .bind::<Json, _>(AsJson(rows))
@@ -62,7 +73,10 @@ pub async fn write(conn: &mut Conn, drafts: &[Draft]) -> Result<Hints> {
         .get_result::<Count>(conn)
         .await?;
     if usize::try_from(count.written) != Ok(expected) {
-        return Err(Error::Internal(format!("{} of {expected} sessions were written", count.written)));
+        return Err(Error::Internal(format!(
+            "{} of {expected} sessions were written",
+            count.written
+        )));
     }
     Ok(Hints::of(drafts.iter().map(|draft| &draft.row)))
 }

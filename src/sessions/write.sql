@@ -60,9 +60,9 @@ WITH changed AS MATERIALIZED (
         actor_type, actor_name, from_value, to_value, reason, data)
     SELECT kind, at, pool, session_id, agent, incarnation, lease_epoch, generation,
         actor_type, actor_name, from_value, to_value, reason, data
-    FROM json_to_recordset($3) WITH ORDINALITY AS e (kind text, at timestamptz, pool text, session_id uuid, agent text,
-        incarnation bigint, lease_epoch bigint, generation bigint, actor_type text, actor_name text,
-        from_value text, to_value text, reason text, data jsonb, ordinality bigint)
+    FROM ROWS FROM (json_to_recordset($3) AS (kind text, at timestamptz, pool text, session_id uuid,
+        agent text, incarnation bigint, lease_epoch bigint, generation bigint, actor_type text,
+        actor_name text, from_value text, to_value text, reason text, data jsonb)) WITH ORDINALITY AS e
     ORDER BY ordinality
 ), opened AS (
     INSERT INTO lease_ledger (session_id, lease_epoch, agent, incarnation, action, offered_at, accepted_at)

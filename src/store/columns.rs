@@ -11,7 +11,7 @@ use lessor_protocol as protocol;
 use lessor_protocol::{Labels, RawJson};
 
 /// A word of a closed set, kept as text.
-#[derive(Debug, diesel::FromSqlRow)]
+#[derive(Debug, diesel::deserialize::FromSqlRow)]
 pub struct Word<T>(pub T);
 
 impl<T: FromStr<Err = protocol::UnknownWord>> FromSql<Text, Pg> for Word<T> {
@@ -35,7 +35,7 @@ words_in_columns!(
 );
 
 /// As [`Word`], for a column that may be null.
-#[derive(Debug, diesel::FromSqlRow)]
+#[derive(Debug, diesel::deserialize::FromSqlRow)]
 pub struct MaybeWord<T>(pub Option<T>);
 
 impl<T: FromStr<Err = protocol::UnknownWord>> FromSql<diesel::sql_types::Nullable<Text>, Pg>
@@ -62,7 +62,7 @@ impl From<MaybeWord<protocol::EndReason>> for Option<protocol::EndReason> {
 }
 
 /// JSON as text in a `json` column: nothing is parsed, so whatever JSON can say survives.
-#[derive(Debug, diesel::FromSqlRow, diesel::AsExpression)]
+#[derive(Debug, diesel::deserialize::FromSqlRow, diesel::expression::AsExpression)]
 #[diesel(sql_type = Json)]
 pub struct JsonText(pub RawJson);
 
@@ -98,7 +98,7 @@ impl<T: serde::Serialize + std::fmt::Debug> ToSql<Json, Pg> for AsJson<T> {
 }
 
 /// Labels in a `jsonb` column.
-#[derive(Debug, diesel::FromSqlRow, diesel::AsExpression)]
+#[derive(Debug, diesel::deserialize::FromSqlRow, diesel::expression::AsExpression)]
 #[diesel(sql_type = Jsonb)]
 pub struct LabelsColumn(pub Labels);
 
@@ -125,7 +125,7 @@ impl From<LabelsColumn> for Labels {
 }
 
 /// A typed value in a nullable `json` column.
-#[derive(Debug, diesel::FromSqlRow)]
+#[derive(Debug, diesel::deserialize::FromSqlRow)]
 pub struct MaybeJson<T>(pub Option<T>);
 
 impl<T: serde::de::DeserializeOwned> FromSql<diesel::sql_types::Nullable<Json>, Pg>

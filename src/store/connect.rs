@@ -16,7 +16,9 @@ type Tls = <MakeRustlsConnect as tokio_postgres::tls::MakeTlsConnect<Socket>>::S
 /// Where a URL leads, without its password.
 #[must_use]
 pub fn describe(url: &str) -> String {
-    let Ok(config) = url.parse::<Config>() else { return "an unreadable URL".to_owned() };
+    let Ok(config) = url.parse::<Config>() else {
+        return "an unreadable URL".to_owned();
+    };
     let host = match config.get_hosts().first() {
         Some(Host::Tcp(name)) => name.clone(),
         Some(Host::Unix(path)) => path.display().to_string(),
@@ -43,8 +45,9 @@ pub async fn client(url: &str) -> Result<(Client, Connection<Socket, Tls>)> {
 
 /// A connection for Diesel's pools.
 pub(super) async fn diesel(url: &str) -> ConnectionResult<AsyncPgConnection> {
-    let (client, connection) =
-        client(url).await.map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
+    let (client, connection) = client(url)
+        .await
+        .map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
     AsyncPgConnection::try_from_client_and_connection(client, connection).await
 }
 

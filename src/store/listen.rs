@@ -102,7 +102,8 @@ async fn talk(
                     }
                 }
                 let payload = payload(me, hints);
-                let notify = client.execute("SELECT pg_notify($1, $2)", &[&CHANNEL, &payload]);
+                let arguments: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&CHANNEL, &payload];
+                let notify = client.execute("SELECT pg_notify($1, $2)", &arguments);
                 tokio::pin!(notify);
                 loop {
                     tokio::select! {
@@ -125,7 +126,11 @@ fn payload(from: uuid::Uuid, mut hints: Hints) -> String {
     if text.len() <= MAX_PAYLOAD_BYTES {
         return text;
     }
-    let short = Message { from, hints: Hints::default(), all: true };
+    let short = Message {
+        from,
+        hints: Hints::default(),
+        all: true,
+    };
     serde_json::to_string(&short).unwrap_or_default()
 }
 
@@ -135,7 +140,9 @@ fn take(
     hub: &Hub,
 ) -> Result<()> {
     match message {
-        None => Err(Error::DatabaseUnavailable("the listening connection was closed".to_owned())),
+        None => Err(Error::DatabaseUnavailable(
+            "the listening connection was closed".to_owned(),
+        )),
         Some(Err(error)) => Err(Error::DatabaseUnavailable(error.to_string())),
         Some(Ok(AsyncMessage::Notification(note))) => {
             match serde_json::from_str::<Message>(note.payload()) {
@@ -167,18 +174,27 @@ pub async fn probe(listen_url: &str, url: &str) -> Result<()> {
     let other = tokio::spawn(other);
     let mut incoming = stream::poll_fn(move |cx| connection.poll_message(cx));
     let talk = async {
-        listener.batch_execute(&format!("LISTEN {channel}")).await.map_err(lost)?;
-        notifier.batch_execute(&format!("NOTIFY {channel}")).await.map_err(lost)?;
+        listener
+            .batch_execute(&format!("LISTEN {channel}"))
+            .await
+            .map_err(lost)?;
+        notifier
+            .batch_execute(&format!("NOTIFY {channel}"))
+            .await
+            .map_err(lost)?;
         // What has been sent will be heard or not; only the listening side ends this.
         std::future::pending::<Result<()>>().await
     };
     let hear = async {
         while let Some(message) = incoming.next().await {
-            if matches!(message, Ok(AsyncMessage::Notification(note)) if note.channel() == channel) {
+            if matches!(message, Ok(AsyncMessage::Notification(note)) if note.channel() == channel)
+            {
                 return Ok(());
             }
         }
-        Err(Error::DatabaseUnavailable("the listening connection was closed".to_owned()))
+        Err(Error::DatabaseUnavailable(
+            "the listening connection was closed".to_owned(),
+        ))
     };
     let verdict = tokio::time::timeout(Duration::from_secs(3), async {
         tokio::select! { said = talk => said, heard = hear => heard }

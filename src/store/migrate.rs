@@ -24,7 +24,8 @@ pub async fn run(url: &str) -> Result<Vec<String>> {
     let mut conn = super::connect::diesel(url)
         .await
         .map_err(|error| Error::DatabaseUnavailable(error.to_string()))?;
-    conn.batch_execute(&format!("SELECT pg_advisory_lock({LOCK})")).await?;
+    conn.batch_execute(&format!("SELECT pg_advisory_lock({LOCK})"))
+        .await?;
     // The lock goes with the connection, which is dropped at the end of this.
     tokio::task::spawn_blocking(move || {
         let mut harness = AsyncMigrationHarness::new(conn);

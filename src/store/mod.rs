@@ -18,7 +18,9 @@ mod statement;
 use std::time::Duration;
 
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
-use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
+use diesel_async::pooled_connection::{
+    AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
+};
 use diesel_async::{AsyncConnection, AsyncPgConnection};
 
 use crate::error::{Error, Result};
@@ -49,7 +51,10 @@ impl Db {
     /// # Errors
     /// When the pool cannot be built.
     pub fn new(url: &str, connections: usize, beat_connections: usize) -> Result<Self> {
-        Ok(Self { work: pool(url, connections)?, beats: pool(url, beat_connections)? })
+        Ok(Self {
+            work: pool(url, connections)?,
+            beats: pool(url, beat_connections)?,
+        })
     }
 
     /// Runs a transaction. `name` appears in the metrics.
@@ -110,7 +115,8 @@ impl Db {
             };
             match answer {
                 Err(Error::Retry(why)) if tries < TRIES => {
-                    metrics::counter!("lessor_db_retries_total", "transaction" => name).increment(1);
+                    metrics::counter!("lessor_db_retries_total", "transaction" => name)
+                        .increment(1);
                     tracing::debug!(transaction = name, %why, tries, "conflict, running it again");
                 }
                 Err(error @ Error::DatabaseUnavailable(_)) => {
@@ -140,7 +146,7 @@ fn pool(url: &str, connections: usize) -> Result<Pool<Conn>> {
     let manager = AsyncDieselConnectionManager::<Conn>::new_with_config(url, config);
     Pool::builder(manager)
         .max_size(connections)
-        .runtime(diesel_async::pooled_connection::deadpool::Runtime::Tokio1)
+        .runtime(deadpool::Runtime::Tokio1)
         .wait_timeout(Some(PATIENCE))
         .create_timeout(Some(PATIENCE))
         .recycle_timeout(Some(PATIENCE))
@@ -149,7 +155,9 @@ fn pool(url: &str, connections: usize) -> Result<Pool<Conn>> {
 }
 
 async fn checkout(pool: &Pool<Conn>) -> Result<Object<Conn>> {
-    pool.get().await.map_err(|error| Error::DatabaseUnavailable(error.to_string()))
+    pool.get()
+        .await
+        .map_err(|error| Error::DatabaseUnavailable(error.to_string()))
 }
 
 fn abandon(conn: Object<Conn>) -> Error {

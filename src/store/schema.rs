@@ -1,5 +1,10 @@
 //! The tables that Diesel's own query builder is used on; the migrations are the truth.
 
+#![allow(
+    missing_docs,
+    reason = "the migration comments on every table and column"
+)]
+
 diesel::table! {
     pools (name) {
         name -> Text,

@@ -21,7 +21,10 @@ impl<'a> Statement<'a> {
     /// The statement with this text; its first line should be `-- room::function`, so that the
     /// database's activity view names the caller.
     pub fn new(text: &'a str) -> Self {
-        Self { text, binds: Vec::new() }
+        Self {
+            text,
+            binds: Vec::new(),
+        }
     }
 
     /// Binds the next parameter, beginning with `$1`.
@@ -32,7 +35,10 @@ impl<'a> Statement<'a> {
         T: ToSql<ST, Pg> + Send + 'a,
         ST: Send + QueryId + 'a,
     {
-        self.binds.push(Box::new(Bound::<ST, T> { value, sql_type: std::marker::PhantomData }));
+        self.binds.push(Box::new(Bound::<ST, T> {
+            value,
+            sql_type: std::marker::PhantomData,
+        }));
         self
     }
 }
@@ -56,8 +62,14 @@ impl QueryFragment<Pg> for Statement<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         let mut rest = self.text;
         while let Some(at) = rest.find('$') {
-            let number = rest[at + 1..].chars().next().and_then(|c| c.to_digit(10)).unwrap_or(0);
-            let bind = (number as usize).checked_sub(1).and_then(|index| self.binds.get(index));
+            let number = rest[at + 1..]
+                .chars()
+                .next()
+                .and_then(|c| c.to_digit(10))
+                .unwrap_or(0);
+            let bind = (number as usize)
+                .checked_sub(1)
+                .and_then(|index| self.binds.get(index));
             let Some(bind) = bind else {
                 return Err(diesel::result::Error::QueryBuilderError(
                     format!("parameter ${number} has no value").into(),

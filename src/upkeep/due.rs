@@ -12,10 +12,10 @@ use uuid::Uuid;
 use crate::agents;
 use crate::app::App;
 use crate::error::Result;
+use crate::pools;
 use crate::sessions::{self, Context, Draft};
 use crate::store::{Conn, Statement};
 use crate::wakeups::Hints;
-use crate::pools;
 
 const BATCH: usize = 200;
 
@@ -40,7 +40,10 @@ struct Next {
 /// # Errors
 /// `DatabaseUnavailable`.
 pub async fn run(app: &Arc<App>) -> Result<Option<Duration>> {
-    let (next, hints) = app.db.write("upkeep::due", |conn| Box::pin(due(conn))).await?;
+    let (next, hints) = app
+        .db
+        .write("upkeep::due", |conn| Box::pin(due(conn)))
+        .await?;
     app.hub.committed(hints);
     lift_cordons(app).await?;
     Ok(next)
@@ -73,15 +76,28 @@ async fn due(conn: &mut Conn) -> Result<(Option<Duration>, Hints)> {
         }
         let mut drafts = Vec::new();
         for row in rows {
-            let Some(pool) = rules.get(&row.agent_pool) else { continue };
+            let Some(pool) = rules.get(&row.agent_pool) else {
+                continue;
+            };
             // Assigned to somebody else since it was found: its agent is not locked.
-            let agent = agents.iter().find(|agent| Some(&agent.name) == row.assigned_agent_id.as_ref());
+            let agent = agents
+                .iter()
+                .find(|agent| Some(&agent.name) == row.assigned_agent_id.as_ref());
             if row.assigned_agent_id.is_some() && agent.is_none() {
                 continue;
             }
             let lease_expires_at = agent.map_or(now, |agent| agent.lease_expires_at);
             let mut draft = Draft::of(row);
-            handle(&mut draft, &Context { now, pool, actor: &actor, epoch_floor: 0 }, lease_expires_at);
+            handle(
+                &mut draft,
+                &Context {
+                    now,
+                    pool,
+                    actor: &actor,
+                    epoch_floor: 0,
+                },
+                lease_expires_at,
+            );
             drafts.push(draft);
         }
         hints = sessions::write(conn, &drafts).await?;
@@ -95,7 +111,11 @@ async fn due(conn: &mut Conn) -> Result<(Option<Duration>, Hints)> {
     )
     .get_result(conn)
     .await?;
-    Ok((next.seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 3600.0))), hints))
+    Ok((
+        next.seconds
+            .map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 3600.0))),
+        hints,
+    ))
 }
 
 fn handle(draft: &mut Draft, ctx: &Context<'_>, lease_expires_at: DateTime<Utc>) {

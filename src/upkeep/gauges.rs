@@ -20,13 +20,18 @@ pub async fn run(app: &Arc<App>) -> Result<()> {
             .set(pool.oldest_waiting_seconds.unwrap_or(0.0));
         metrics::gauge!("lessor_sessions_unadopted", "pool" => name.clone())
             .set(pool.counts.sessions.unadopted as f64);
-        metrics::gauge!("lessor_agents_live", "pool" => name.clone()).set(pool.counts.agents.live as f64);
-        metrics::gauge!("lessor_slots_free", "pool" => name.clone()).set(pool.counts.slots.free as f64);
-        metrics::gauge!("lessor_slots_capacity", "pool" => name).set(pool.counts.slots.capacity as f64);
+        metrics::gauge!("lessor_agents_live", "pool" => name.clone())
+            .set(pool.counts.agents.live as f64);
+        metrics::gauge!("lessor_slots_free", "pool" => name.clone())
+            .set(pool.counts.slots.free as f64);
+        metrics::gauge!("lessor_slots_capacity", "pool" => name)
+            .set(pool.counts.slots.capacity as f64);
     }
     for (kind, open, idle) in app.db.usage() {
-        metrics::gauge!("lessor_db_connections", "kind" => kind, "state" => "open").set(open as f64);
-        metrics::gauge!("lessor_db_connections", "kind" => kind, "state" => "idle").set(idle as f64);
+        metrics::gauge!("lessor_db_connections", "kind" => kind, "state" => "open")
+            .set(open as f64);
+        metrics::gauge!("lessor_db_connections", "kind" => kind, "state" => "idle")
+            .set(idle as f64);
     }
     app.metrics.run_upkeep();
     Ok(())

@@ -24,15 +24,23 @@ pub fn start(app: &Arc<App>, tasks: &TaskTracker, stop: &CancellationToken) {
     // To the next deadline, at most a second: a lease that is granted meanwhile lasts two at least.
     drive(app, tasks, stop, "expiry", |app| async move {
         let next = leases::expire(&app).await?;
-        Ok(next.unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(1)))
+        Ok(next
+            .unwrap_or(Duration::from_secs(1))
+            .min(Duration::from_secs(1)))
     });
     drive(app, tasks, stop, "due", |app| async move {
         let next = due::run(&app).await?;
-        Ok(next.unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(1)))
+        Ok(next
+            .unwrap_or(Duration::from_secs(1))
+            .min(Duration::from_secs(1)))
     });
     drive(app, tasks, stop, "lost_domains", |app| async move {
         let more = leases::sweep_lost_domains(&app).await?;
-        Ok(if more { BREATH } else { Duration::from_millis(500) })
+        Ok(if more {
+            BREATH
+        } else {
+            Duration::from_millis(500)
+        })
     });
     drive(app, tasks, stop, "orphans", |app| async move {
         leases::release_orphans(&app).await?;
@@ -40,7 +48,11 @@ pub fn start(app: &Arc<App>, tasks: &TaskTracker, stop: &CancellationToken) {
     });
     drive(app, tasks, stop, "retention", |app| async move {
         let more = retention::run(&app).await?;
-        Ok(if more { Duration::from_millis(100) } else { Duration::from_secs(60) })
+        Ok(if more {
+            Duration::from_millis(100)
+        } else {
+            Duration::from_secs(60)
+        })
     });
     drive(app, tasks, stop, "gauges", |app| async move {
         gauges::run(&app).await?;
@@ -48,8 +60,13 @@ pub fn start(app: &Arc<App>, tasks: &TaskTracker, stop: &CancellationToken) {
     });
 }
 
-fn drive<F, R>(app: &Arc<App>, tasks: &TaskTracker, stop: &CancellationToken, name: &'static str, run: F)
-where
+fn drive<F, R>(
+    app: &Arc<App>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+    name: &'static str,
+    run: F,
+) where
     F: Fn(Arc<App>) -> R + Send + 'static,
     R: Future<Output = crate::error::Result<Duration>> + Send,
 {

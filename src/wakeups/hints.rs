@@ -65,13 +65,23 @@ impl Hints {
             self.pool(&row.agent_pool).starts += 1;
         }
         match row.next() {
-            Next::Work { reach: Reach::Pool, .. } => self.pool(&row.agent_pool).starts += 1,
-            Next::Work { reach: Reach::Domain, .. } => {
+            Next::Work {
+                reach: Reach::Pool, ..
+            } => self.pool(&row.agent_pool).starts += 1,
+            Next::Work {
+                reach: Reach::Domain,
+                ..
+            } => {
                 if let Some(domain) = &row.resource_domain {
                     self.pool(&row.agent_pool).domains.insert(domain.clone());
                 }
             }
-            Next::Work { reach: Reach::Assignee, .. } | Next::Nothing | Next::End => {}
+            Next::Work {
+                reach: Reach::Assignee,
+                ..
+            }
+            | Next::Nothing
+            | Next::End => {}
         }
         debug_assert!(row.state != SessionState::Terminated || row.next() == Next::Nothing);
     }

@@ -31,7 +31,14 @@ impl Hub {
     #[must_use]
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Hints>) {
         let (outgoing, to_send) = mpsc::unbounded_channel();
-        (Self { dispatchers: Arc::default(), watchers: Watchers::default(), outgoing }, to_send)
+        (
+            Self {
+                dispatchers: Arc::default(),
+                watchers: Watchers::default(),
+                outgoing,
+            },
+            to_send,
+        )
     }
 
     /// A change has committed here.
@@ -47,7 +54,10 @@ impl Hub {
     /// Something has committed on another server, or here: tells those who listen on this one.
     pub fn deliver(&self, hints: &Hints) {
         self.watchers.wake(&hints.changed);
-        let dispatchers = self.dispatchers.lock().unwrap_or_else(PoisonError::into_inner);
+        let dispatchers = self
+            .dispatchers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for (pool, hint) in &hints.pools {
             if let Some(dispatcher) = dispatchers.get(pool) {
                 let _ = dispatcher.send(Wake::Hint(hint.clone()));
@@ -58,7 +68,10 @@ impl Hub {
     /// Notifications may have been lost: everybody looks for himself.
     pub fn look_everywhere(&self) {
         self.watchers.wake_all();
-        let dispatchers = self.dispatchers.lock().unwrap_or_else(PoisonError::into_inner);
+        let dispatchers = self
+            .dispatchers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for dispatcher in dispatchers.values() {
             let _ = dispatcher.send(Wake::Everything);
         }
@@ -66,13 +79,19 @@ impl Hub {
 
     /// Registers the dispatcher of a pool.
     pub fn register(&self, pool: &str, dispatcher: mpsc::UnboundedSender<Wake>) {
-        let mut map = self.dispatchers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self
+            .dispatchers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         map.insert(pool.to_owned(), dispatcher);
     }
 
     /// Takes it away again.
     pub fn unregister(&self, pool: &str) {
-        let mut map = self.dispatchers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self
+            .dispatchers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         map.remove(pool);
     }
 }

@@ -8,6 +8,6 @@ mod hints;
 mod hub;
 mod watch;
 
-pub use hints::Hints;
+pub use hints::{Hints, PoolHint};
 pub use hub::{Hub, Wake};
 pub use watch::Watchers;

@@ -25,7 +25,11 @@ impl Watchers {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = map.entry(id).or_default();
         entry.1 += 1;
-        Watch { id, notify: Arc::clone(&entry.0), watchers: self.clone() }
+        Watch {
+            id,
+            notify: Arc::clone(&entry.0),
+            watchers: self.clone(),
+        }
     }
 
     /// Wakes those who wait for these sessions.
@@ -61,7 +65,11 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut map = self.watchers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self
+            .watchers
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = map.get_mut(&self.id) {
             entry.1 -= 1;
             if entry.1 == 0 {

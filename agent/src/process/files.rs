@@ -163,8 +163,12 @@ impl DataDir {
     /// The folders of all attempts of a session that are there.
     #[must_use]
     pub fn attempts(&self, id: Uuid) -> Vec<AttemptDir> {
-        let Ok(entries) = std::fs::read_dir(self.session(id)) else { return Vec::new() };
-        let numbers = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+        let Ok(entries) = std::fs::read_dir(self.session(id)) else {
+            return Vec::new();
+        };
+        let numbers = entries
+            .flatten()
+            .filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
         numbers.map(|attempt| self.attempt(id, attempt)).collect()
     }
 
@@ -181,7 +185,9 @@ impl DataDir {
 /// When it is there and cannot be read.
 pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::from),
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(io::Error::from),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }

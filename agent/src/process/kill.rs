@@ -30,13 +30,21 @@ impl Family {
     /// As its record says.
     #[must_use]
     pub fn of(record: &Record) -> Self {
-        Self { session_id: record.session_id, shim: Some(record.shim), process: record.process }
+        Self {
+            session_id: record.session_id,
+            shim: Some(record.shim),
+            process: record.process,
+        }
     }
 
     /// As its resource id says, where there is no record.
     #[must_use]
     pub fn of_process(session_id: Uuid, process: ProcessId) -> Self {
-        Self { session_id, shim: None, process: Some(process) }
+        Self {
+            session_id,
+            shim: None,
+            process: Some(process),
+        }
     }
 
     /// All of it that runs, without the shim, which is to tell how it ended.
@@ -51,21 +59,31 @@ impl Family {
             Some(shim) => {
                 add(proc::descendants(&all, shim.pid));
                 let others = |id: &ProcessId| id.pid != shim.pid;
-                add(proc::of_session(&all, shim.pid).into_iter().filter(others).collect());
+                add(proc::of_session(&all, shim.pid)
+                    .into_iter()
+                    .filter(others)
+                    .collect());
             }
             // Without the shim its number may be somebody else's by now. What carries the session's
             // id in its environment is certainly ours.
             None => {
                 let id = self.session_id.to_string();
                 let ours = |pid: i32| proc::has_env(pid, "LESSOR_SESSION_ID", &id);
-                add(all.iter().map(|s| s.id).filter(|p| ours(p.pid) && p.is_alive()).collect());
+                add(all
+                    .iter()
+                    .map(|s| s.id)
+                    .filter(|p| ours(p.pid) && p.is_alive())
+                    .collect());
                 if let Some(process) = self.process.filter(|process| process.is_alive()) {
                     add(vec![process]);
                     add(proc::descendants(&all, process.pid));
                 }
             }
         }
-        members.into_iter().map(|(pid, start_ticks)| ProcessId { pid, start_ticks }).collect()
+        members
+            .into_iter()
+            .map(|(pid, start_ticks)| ProcessId { pid, start_ticks })
+            .collect()
     }
 
     /// Whether anything of it runs.
@@ -78,7 +96,10 @@ impl Family {
     pub fn signal(&self, signal: Signal) {
         let first = self.members();
         first.iter().for_each(|process| process.signal(signal));
-        let rest = self.members().into_iter().filter(|process| !first.contains(process));
+        let rest = self
+            .members()
+            .into_iter()
+            .filter(|process| !first.contains(process));
         rest.for_each(|process| process.signal(signal));
     }
 

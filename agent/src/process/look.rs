@@ -36,7 +36,9 @@ pub fn look(dir: &AttemptDir) -> io::Result<Found> {
     if let Some(ended) = dir.ended()? {
         return Ok(Found::Ended(ended));
     }
-    let Some(record) = dir.record()? else { return Ok(Found::Nothing) };
+    let Some(record) = dir.record()? else {
+        return Ok(Found::Nothing);
+    };
     if record.boot_id != proc::boot_id() {
         return Ok(Found::Vanished(record));
     }

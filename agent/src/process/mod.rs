@@ -48,7 +48,10 @@ impl ShimCommand {
             .ok()
             .filter(|path| path.exists())
             .unwrap_or_else(|| PathBuf::from("/proc/self/exe"));
-        Self { program, args: vec![shim::SUBCOMMAND.into()] }
+        Self {
+            program,
+            args: vec![shim::SUBCOMMAND.into()],
+        }
     }
 }
 
@@ -67,7 +70,9 @@ impl ProcessDriver {
     /// When the folder cannot be made, or the name cannot be the name of one in it.
     pub fn new(data_dir: &Path, name: &str, shim: ShimCommand) -> io::Result<Self> {
         if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
-            return Err(io::Error::other(format!("`{name}` cannot be the name of an agent")));
+            return Err(io::Error::other(format!(
+                "`{name}` cannot be the name of an agent"
+            )));
         }
         let data = DataDir::create(data_dir)?;
         let held = data.held(name);
@@ -89,7 +94,9 @@ impl ProcessDriver {
         Resource {
             platform_resource_id: Some(process.to_string()),
             platform_metadata: serde_json::value::to_raw_value(&metadata).ok(),
-            endpoint: ProcessSpec::of(work.session()).ok().and_then(|spec| spec.endpoint),
+            endpoint: ProcessSpec::of(work.session())
+                .ok()
+                .and_then(|spec| spec.endpoint),
         }
     }
 
@@ -164,7 +171,9 @@ impl ProcessDriver {
         if let Some(process) = Self::by_resource_id(work) {
             ends.push((None, Family::of_process(work.id(), process)));
         }
-        let ends = ends.iter().map(|(dir, family)| family.end(work, dir.as_ref(), grace));
+        let ends = ends
+            .iter()
+            .map(|(dir, family)| family.end(work, dir.as_ref(), grace));
         futures_util::future::try_join_all(ends).await?;
         if session.delete_data {
             work.may_act()?;
@@ -182,9 +191,13 @@ impl ProcessDriver {
 fn ended_stop(ended: &Ended) -> Stop {
     match (ended.exit(), ended) {
         (Some(exit), _) => Stop::Ended(exit),
-        (None, Ended::CannotExecute { message, retryable: true }) => {
-            Stop::failed("cannot_execute", message)
-        }
+        (
+            None,
+            Ended::CannotExecute {
+                message,
+                retryable: true,
+            },
+        ) => Stop::failed("cannot_execute", message),
         (None, Ended::CannotExecute { message, .. }) => Stop::for_good("cannot_execute", message),
         (None, _) => Stop::gone("it has ended"),
     }
@@ -200,10 +213,14 @@ fn vanished(record: &Record) -> Stop {
 
 impl Driver for ProcessDriver {
     async fn held(&self) -> Vec<Held> {
-        let Ok(entries) = std::fs::read_dir(&self.held) else { return Vec::new() };
+        let Ok(entries) = std::fs::read_dir(&self.held) else {
+            return Vec::new();
+        };
         let mut held = Vec::new();
         for path in entries.flatten().map(|entry| entry.path()) {
-            let Ok(Some(item)) = files::read::<Held>(&path) else { continue };
+            let Ok(Some(item)) = files::read::<Held>(&path) else {
+                continue;
+            };
             let dir = self.data.attempt(item.session.id, item.session.attempt);
             // Also what has ended meanwhile: its end is still to be reported.
             if matches!(look(&dir), Ok(Found::Nothing)) {
@@ -240,7 +257,10 @@ impl Driver for ProcessDriver {
     async fn adopt(&self, work: &Work) -> Result<Resource, Stop> {
         let (_, process) = self.running(work).await?;
         // The endpoint stays what it is: users are connected to it.
-        Ok(Resource { endpoint: None, ..self.resource(work, process) })
+        Ok(Resource {
+            endpoint: None,
+            ..self.resource(work, process)
+        })
     }
 
     async fn wake(&self, work: &Work) -> Result<Resource, Stop> {
@@ -254,7 +274,10 @@ impl Driver for ProcessDriver {
         let (family, process) = self.running(work).await?;
         work.may_act()?;
         family.signal(Signal::STOP);
-        Ok(Resource { endpoint: None, ..self.resource(work, process) })
+        Ok(Resource {
+            endpoint: None,
+            ..self.resource(work, process)
+        })
     }
 
     async fn terminate(&self, work: &Work) -> Result<(), Stop> {

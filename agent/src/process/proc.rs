@@ -66,7 +66,10 @@ fn parse(stat: &str) -> Option<Stat> {
     let pid = stat.split_once(' ')?.0.parse().ok()?;
     let rest: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     Some(Stat {
-        id: ProcessId { pid, start_ticks: rest.get(19)?.parse().ok()? },
+        id: ProcessId {
+            pid,
+            start_ticks: rest.get(19)?.parse().ok()?,
+        },
         state: rest.first()?.chars().next()?,
         parent: rest.get(1)?.parse().ok()?,
         session: rest.get(3)?.parse().ok()?,
@@ -89,7 +92,9 @@ impl ProcessId {
     /// Sends it a signal, and never to another process that got its pid: the descriptor is taken
     /// first, then the start is compared.
     pub fn signal(self, signal: Signal) {
-        let Some(pid) = Pid::from_raw(self.pid) else { return };
+        let Some(pid) = Pid::from_raw(self.pid) else {
+            return;
+        };
         // Errors mean that it is gone, or not ours; the caller looks again anyway.
         if let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty()) {
             if self.is_alive() {
@@ -105,8 +110,12 @@ impl ProcessId {
 /// Every process that is there.
 #[must_use]
 pub fn all() -> Vec<Stat> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter_map(Stat::of).collect()
 }
 
@@ -117,19 +126,29 @@ pub fn descendants(all: &[Stat], root: i32) -> Vec<ProcessId> {
     // Parents may stand after their children, so go round until nothing is added.
     loop {
         let before = family.len();
-        family.extend(all.iter().filter(|s| family.contains(&s.parent)).map(|s| s.id.pid).collect::<Vec<_>>());
+        family.extend(
+            all.iter()
+                .filter(|s| family.contains(&s.parent))
+                .map(|s| s.id.pid)
+                .collect::<Vec<_>>(),
+        );
         if family.len() == before {
             break;
         }
     }
-    let others = all.iter().filter(|s| s.id.pid != root && family.contains(&s.id.pid) && s.runs());
+    let others = all
+        .iter()
+        .filter(|s| s.id.pid != root && family.contains(&s.id.pid) && s.runs());
     others.map(|s| s.id).collect()
 }
 
 /// All of an OS session, without zombies.
 #[must_use]
 pub fn of_session(all: &[Stat], session: i32) -> Vec<ProcessId> {
-    all.iter().filter(|s| s.session == session && s.runs()).map(|s| s.id).collect()
+    all.iter()
+        .filter(|s| s.session == session && s.runs())
+        .map(|s| s.id)
+        .collect()
 }
 
 /// Whether the process was started with `NAME=value` in its environment.
@@ -143,7 +162,10 @@ pub fn has_env(pid: i32, name: &str, value: &str) -> bool {
 /// The id of this boot of the machine.
 #[must_use]
 pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -154,7 +176,10 @@ mod tests {
     fn stat_is_read_whatever_the_name() {
         let stat = "42 (a) b (c) T 7 42 40 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 98765 1 1";
         let stat = parse(stat).expect("stat");
-        assert_eq!((stat.id.pid, stat.id.start_ticks, stat.state), (42, 98765, 'T'));
+        assert_eq!(
+            (stat.id.pid, stat.id.start_ticks, stat.state),
+            (42, 98765, 'T')
+        );
         assert_eq!((stat.parent, stat.session), (7, 40));
     }
 
@@ -163,7 +188,10 @@ mod tests {
         let me = ProcessId::now(i32::try_from(std::process::id()).expect("pid")).expect("me");
         assert!(me.is_alive());
         assert_eq!(me.to_string().parse(), Ok(me));
-        let other = ProcessId { start_ticks: me.start_ticks + 1, ..me };
+        let other = ProcessId {
+            start_ticks: me.start_ticks + 1,
+            ..me
+        };
         assert!(!other.is_alive());
         other.signal(Signal::KILL); // and we are still here
         for bad in ["", "1@5", "-5@5", "0@5", "12", "x@y"] {

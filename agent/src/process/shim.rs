@@ -41,7 +41,10 @@ pub fn run(dir: &AttemptDir) -> ExitCode {
 
 fn shim(dir: &AttemptDir) -> io::Result<()> {
     rustix::process::setsid()?;
-    let lock = OpenOptions::new().create(true).append(true).open(dir.file("lock"))?;
+    let lock = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.file("lock"))?;
     if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         say_ready();
         return Ok(());
@@ -50,7 +53,9 @@ fn shim(dir: &AttemptDir) -> io::Result<()> {
         say_ready();
         return Ok(());
     }
-    let command = dir.command()?.ok_or_else(|| io::Error::other("there is no command.json"))?;
+    let command = dir
+        .command()?
+        .ok_or_else(|| io::Error::other("there is no command.json"))?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let me = rustix::process::getpid().as_raw_nonzero().get();
     let mut record = Record {
@@ -65,7 +70,10 @@ fn shim(dir: &AttemptDir) -> io::Result<()> {
         Ok(child) => child,
         Err(error) => {
             let message = format!("cannot execute `{}`: {error}", command.command[0]);
-            let ended = Ended::CannotExecute { message, retryable: may_pass(&error) };
+            let ended = Ended::CannotExecute {
+                message,
+                retryable: may_pass(&error),
+            };
             write(&dir.file("exit.json"), &ended)?;
             say_ready();
             return Ok(());
@@ -79,7 +87,10 @@ fn shim(dir: &AttemptDir) -> io::Result<()> {
     let ended = wait_for(pid)?;
     // When the end is wanted, what outlives the command has the same time to end by itself.
     let grace: Option<f64> = super::files::read(&dir.file(GRACE_FILE)).unwrap_or_default();
-    end_the_rest(me, Duration::try_from_secs_f64(grace.unwrap_or_default()).unwrap_or_default());
+    end_the_rest(
+        me,
+        Duration::try_from_secs_f64(grace.unwrap_or_default()).unwrap_or_default(),
+    );
     write(&dir.file("exit.json"), &ended)?;
     drop(lock);
     Ok(())
@@ -87,7 +98,10 @@ fn shim(dir: &AttemptDir) -> io::Result<()> {
 
 fn spawn(dir: &AttemptDir, command: &Command) -> io::Result<std::process::Child> {
     let file = |name: &str| -> io::Result<File> {
-        OpenOptions::new().create(true).append(true).open(dir.file(name))
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(dir.file(name))
     };
     std::process::Command::new(&command.command[0])
         .args(&command.command[1..])
@@ -104,8 +118,16 @@ fn spawn(dir: &AttemptDir, command: &Command) -> io::Result<std::process::Child>
 /// Whether starting it later may work: it failed for want of processes, memory or descriptors.
 fn may_pass(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    let codes = [Errno::AGAIN, Errno::NOMEM, Errno::NFILE, Errno::MFILE, Errno::TXTBSY];
-    error.raw_os_error().is_some_and(|code| codes.iter().any(|known| known.raw_os_error() == code))
+    let codes = [
+        Errno::AGAIN,
+        Errno::NOMEM,
+        Errno::NFILE,
+        Errno::MFILE,
+        Errno::TXTBSY,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|code| codes.iter().any(|known| known.raw_os_error() == code))
 }
 
 /// Tells the agent that started this shim to look. It may be gone, and that is none of our business.

@@ -25,8 +25,9 @@ pub struct ProcessSpec {
 }
 
 /// What a session gets of the agent's environment. Not all of it: the agent's token is in there.
-const PASSED_ON: &[&str] =
-    &["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR"];
+const PASSED_ON: &[&str] = &[
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR",
+];
 
 impl ProcessSpec {
     /// Reads a session's spec.
@@ -40,12 +41,22 @@ impl ProcessSpec {
         if spec.command.first().is_none_or(String::is_empty) {
             return Err(bad("spec: `command` must name a program".into()));
         }
-        let text = spec.command.iter().chain(spec.env.keys()).chain(spec.env.values());
+        let text = spec
+            .command
+            .iter()
+            .chain(spec.env.keys())
+            .chain(spec.env.values());
         if text.into_iter().any(|text| text.contains('\0')) {
             return Err(bad("spec: `command` and `env` cannot hold NUL".into()));
         }
-        if let Some(name) = spec.env.keys().find(|name| name.is_empty() || name.contains('=')) {
-            return Err(bad(format!("spec: `{name}` cannot be the name of a variable")));
+        if let Some(name) = spec
+            .env
+            .keys()
+            .find(|name| name.is_empty() || name.contains('='))
+        {
+            return Err(bad(format!(
+                "spec: `{name}` cannot be the name of a variable"
+            )));
         }
         Ok(spec)
     }

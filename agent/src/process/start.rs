@@ -29,18 +29,25 @@ impl ProcessDriver {
         let again = |what: &str, error: io::Error| Stop::Again(format!("{what}: {error}"));
         let home = self.data.session(session.id).join("files");
         for path in [&home, dir.path()] {
-            std::fs::create_dir_all(path).map_err(|error| again("cannot make its folder", error))?;
+            std::fs::create_dir_all(path)
+                .map_err(|error| again("cannot make its folder", error))?;
         }
         let command = Command {
             session_id: session.id,
             attempt: session.attempt,
             command: spec.command.clone(),
             env: spec.environment(session),
-            cwd: spec.cwd.as_ref().map_or_else(|| home.clone(), |cwd| home.join(cwd)),
+            cwd: spec
+                .cwd
+                .as_ref()
+                .map_or_else(|| home.clone(), |cwd| home.join(cwd)),
         };
         write(&dir.file("command.json"), &command)
             .map_err(|error| again("cannot write what to run", error))?;
-        let log = OpenOptions::new().create(true).append(true).open(dir.file("shim.log"));
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(dir.file("shim.log"));
         let mut shim = tokio::process::Command::new(&self.shim.program)
             .args(&self.shim.args)
             .arg(dir.path())
@@ -61,7 +68,10 @@ impl ProcessDriver {
         }
         // No answer and no record means that the shim itself failed: `shim.log` says why.
         if dir.record().ok().flatten().is_none() && dir.ended().ok().flatten().is_none() {
-            return Err(Stop::Again(format!("the shim failed: see {}", dir.file("shim.log").display())));
+            return Err(Stop::Again(format!(
+                "the shim failed: see {}",
+                dir.file("shim.log").display()
+            )));
         }
         Ok(())
     }
@@ -76,7 +86,9 @@ impl ProcessDriver {
                 Ok(true) => return Ok(()),
                 // A shim is at it: a moment later there is a record.
                 Ok(false) => sleep(Duration::from_millis(10)).await,
-                Err(error) => return Err(Stop::Again(format!("{}: {error}", dir.path().display()))),
+                Err(error) => {
+                    return Err(Stop::Again(format!("{}: {error}", dir.path().display())));
+                }
             }
         }
         Err(Stop::Again("its shim is stuck".into()))
@@ -92,13 +104,22 @@ fn seal(dir: &AttemptDir) -> io::Result<bool> {
         return Ok(true);
     }
     std::fs::create_dir_all(dir.path())?;
-    let lock = OpenOptions::new().create(true).append(true).open(dir.file("lock"))?;
+    let lock = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.file("lock"))?;
     if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         return begun(dir);
     }
     if dir.record()?.is_none() && dir.ended()?.is_none() {
         let message = "it was ended before it was started".to_owned();
-        write(&dir.file("exit.json"), &Ended::CannotExecute { message, retryable: false })?;
+        write(
+            &dir.file("exit.json"),
+            &Ended::CannotExecute {
+                message,
+                retryable: false,
+            },
+        )?;
     }
     Ok(true)
 }

@@ -62,10 +62,20 @@ impl Watch {
         watched.last_key += 1;
         let key = watched.last_key;
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
-        epoll::add(&watcher.epoll, &pidfd, epoll::EventData::new_u64(key), flags).ok()?;
+        epoll::add(
+            &watcher.epoll,
+            &pidfd,
+            epoll::EventData::new_u64(key),
+            flags,
+        )
+        .ok()?;
         watched.by_key.insert(key, (pidfd, ring));
         drop(watched);
-        Some(Self { watcher, key, ended })
+        Some(Self {
+            watcher,
+            key,
+            ended,
+        })
     }
 
     async fn ended(mut self) {
@@ -86,7 +96,10 @@ impl Watcher {
         static THREAD: OnceLock<bool> = OnceLock::new();
         let made = || {
             let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).ok()?;
-            Some(Self { epoll, watched: Mutex::default() })
+            Some(Self {
+                epoll,
+                watched: Mutex::default(),
+            })
         };
         let watcher = WATCHER.get_or_init(made).as_ref()?;
         let begin = || {
@@ -104,7 +117,11 @@ impl Watcher {
         let mut events = Vec::with_capacity(64);
         loop {
             events.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+            match epoll::wait(
+                &self.epoll,
+                rustix::buffer::spare_capacity(&mut events),
+                None,
+            ) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => {
                     // Never seen; waiting a little is better than spinning.

@@ -33,7 +33,9 @@ impl Backoff {
     /// The pause before the next attempt. What the service asked for (`Retry-After`) is a floor,
     /// but never above the cap: a lease must be looked after.
     pub(super) fn pause(&mut self, asked: Option<Duration>) -> Duration {
-        let nominal = FIRST.saturating_mul(1 << self.failures.min(16)).min(self.cap);
+        let nominal = FIRST
+            .saturating_mul(1 << self.failures.min(16))
+            .min(self.cap);
         self.failures = self.failures.saturating_add(1);
         jittered(nominal.max(asked.unwrap_or_default().min(self.cap)))
     }
@@ -55,7 +57,10 @@ mod tests {
         let mut backoff = Backoff::default();
         for nominal in [100, 200, 400, 800, 1600, 3200, 5000, 5000] {
             let pause = backoff.pause(None).as_millis();
-            assert!((nominal * 3 / 4..=nominal * 5 / 4).contains(&pause), "{nominal}: {pause}");
+            assert!(
+                (nominal * 3 / 4..=nominal * 5 / 4).contains(&pause),
+                "{nominal}: {pause}"
+            );
         }
         backoff.reset();
         assert!(backoff.pause(Some(Duration::from_secs(2))) >= Duration::from_millis(1500));

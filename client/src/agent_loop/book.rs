@@ -87,7 +87,10 @@ impl Slot {
     }
 
     pub(super) fn key(&self, session_id: Uuid) -> HeldSession {
-        HeldSession { session_id, lease_epoch: self.epoch }
+        HeldSession {
+            session_id,
+            lease_epoch: self.epoch,
+        }
     }
 
     pub(super) fn has_mail(&self) -> bool {
@@ -95,7 +98,9 @@ impl Slot {
     }
 
     pub(super) fn has_newer_epoch(&self) -> bool {
-        self.mailbox.as_ref().is_some_and(|mail| mail.lease_epoch > self.epoch)
+        self.mailbox
+            .as_ref()
+            .is_some_and(|mail| mail.lease_epoch > self.epoch)
     }
 }
 
@@ -114,7 +119,9 @@ impl Book {
 
     /// What the agent holds, for a registration.
     pub(super) fn held(&self) -> Vec<HeldSession> {
-        let held = self.iter().filter(|(_, slot)| slot.held && slot.ending.is_none());
+        let held = self
+            .iter()
+            .filter(|(_, slot)| slot.held && slot.ending.is_none());
         held.map(|(id, slot)| slot.key(id)).collect()
     }
 
@@ -127,7 +134,12 @@ impl Book {
         now: u64,
         queued: bool,
     ) -> Arrival {
-        let Assignment { lease_epoch: epoch, generation, action, .. } = assignment;
+        let Assignment {
+            lease_epoch: epoch,
+            generation,
+            action,
+            ..
+        } = assignment;
         let id = assignment.session.id;
         let Some(slot) = self.slots.get_mut(&id) else {
             let mut slot = Slot::new(epoch, generation, Some(action), now);
@@ -164,7 +176,9 @@ impl Book {
 
     /// A session in hand is held under another epoch from now on.
     pub(super) fn change_epoch(&mut self, id: Uuid, epoch: i64) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
         slot.epoch = epoch;
         slot.newest.0 = epoch;
         if let Some(mail) = &mut slot.mailbox {
@@ -234,7 +248,11 @@ impl Book {
                 slot.ending = Some(ending);
             }
             // What lies there belongs to what has ended, unless it is a newer assignment.
-            if slot.mailbox.as_ref().is_some_and(|mail| mail.lease_epoch <= slot.epoch) {
+            if slot
+                .mailbox
+                .as_ref()
+                .is_some_and(|mail| mail.lease_epoch <= slot.epoch)
+            {
                 slot.mailbox = None;
             }
             slot.cancel.cancel();
@@ -270,7 +288,13 @@ mod tests {
 
     fn assignment(epoch: i64, generation: i64, action: Action) -> Assignment {
         let session = session(1, generation);
-        Assignment { session, action, lease_epoch: epoch, generation, offered_until: None }
+        Assignment {
+            session,
+            action,
+            lease_epoch: epoch,
+            generation,
+            offered_until: None,
+        }
     }
 
     const ID: Uuid = Uuid::from_u128(1);
@@ -294,9 +318,9 @@ mod tests {
         let repeat = Arrival::Repeat(ReportedState::Starting);
         // (epoch, generation, action, asked at, a report is queued, means)
         let cases = [
-            (3, 1, Start, 4, false, Arrival::Known),  // asked before the service had heard
-            (3, 1, Start, 6, true, Arrival::Known),   // what it waits for is on its way
-            (3, 1, Start, 6, false, repeat),          // it asks again although it was told
+            (3, 1, Start, 4, false, Arrival::Known), // asked before the service had heard
+            (3, 1, Start, 6, true, Arrival::Known),  // what it waits for is on its way
+            (3, 1, Start, 6, false, repeat),         // it asks again although it was told
             (3, 1, Terminate, 4, false, Arrival::Known),
             (3, 1, Terminate, 6, false, Arrival::Mailed),
             (3, 2, Terminate, 4, false, Arrival::Mailed),
@@ -305,8 +329,12 @@ mod tests {
             (3, 0, Terminate, 6, false, Arrival::Known), // an older generation
         ];
         for (epoch, generation, action, asked, queued, means) in cases {
-            let arrival = accepted().arrive(assignment(epoch, generation, action), asked, 7, queued);
-            assert_eq!(arrival, means, "{epoch} {generation} {action} asked at {asked}");
+            let arrival =
+                accepted().arrive(assignment(epoch, generation, action), asked, 7, queued);
+            assert_eq!(
+                arrival, means,
+                "{epoch} {generation} {action} asked at {asked}"
+            );
         }
     }
 
@@ -316,7 +344,10 @@ mod tests {
         assert!(book.lose(ID, 1) && book.get(ID).is_some_and(|slot| !slot.cancel.is_cancelled()));
         assert!(book.lose(ID, 3) && book.get(ID).is_some_and(|slot| slot.cancel.is_cancelled()));
         assert!(book.held().is_empty());
-        assert_eq!(book.ended(ID, 9), Some((Some(Ending::Acknowledge), 3, false)));
+        assert_eq!(
+            book.ended(ID, 9),
+            Some((Some(Ending::Acknowledge), 3, false))
+        );
         assert!(!book.lose(ID, 9), "not in hand");
     }
 
@@ -327,9 +358,16 @@ mod tests {
         assert_eq!(book.held().len(), 1);
         book.arrive(assignment(4, 1, Action::Adopt), 6, 7, false);
         book.fence(ID, 3);
-        assert!(book.get(ID).is_some_and(|slot| slot.ending.is_none()), "its task takes the new one");
+        assert!(
+            book.get(ID).is_some_and(|slot| slot.ending.is_none()),
+            "its task takes the new one"
+        );
         book.end(ID, Ending::Forget);
-        assert_eq!(book.ended(ID, 9), Some((Some(Ending::Forget), 3, true)), "and so does the next");
+        assert_eq!(
+            book.ended(ID, 9),
+            Some((Some(Ending::Forget), 3, true)),
+            "and so does the next"
+        );
         assert!(book.take_mail(ID).is_some());
         assert!(book.held().is_empty(), "an offer is no hold");
     }

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use lessor_protocol::{Claim, Claimed, Heartbeat, Outcome, ProblemCode, ReportCode, ReportResult, Reports};
+use lessor_protocol::{
+    Claim, Claimed, Heartbeat, Outcome, ProblemCode, ReportCode, ReportResult, Reports,
+};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::backoff::{Backoff, jittered};
@@ -49,33 +51,42 @@ impl<D: Driver> Agent<D> {
                 let mut state = self.shared.lock();
                 (state.stamp(), state.incarnation, state.lease.renew_after())
             };
-            let body = Heartbeat { incarnation, activity: Vec::new(), dropped: dropped.clone() };
+            let body = Heartbeat {
+                incarnation,
+                activity: Vec::new(),
+                dropped: dropped.clone(),
+            };
             // A beat that hangs must leave time for another one.
             let limit = renew_after.clamp(Duration::from_millis(500), Duration::from_secs(10));
             let sent_at = boottime();
-            let asked_for = match timeout(limit, self.client.heartbeat(&self.config.name, &body)).await
-            {
-                Ok(Ok(renewed)) => {
-                    backoff.reset();
-                    self.shared.renewed(sent_at, renewed.lease);
-                    self.shared.dropped_heard(&dropped);
-                    self.shared.lost(&renewed.lost, asked);
-                    continue;
-                }
-                Ok(Err(error)) => {
-                    if let Some(turn) = turn(&error) {
-                        return turn;
+            let asked_for =
+                match timeout(limit, self.client.heartbeat(&self.config.name, &body)).await {
+                    Ok(Ok(renewed)) => {
+                        backoff.reset();
+                        self.shared.renewed(sent_at, renewed.lease);
+                        self.shared.dropped_heard(&dropped);
+                        self.shared.lost(&renewed.lost, asked);
+                        continue;
                     }
-                    tracing::warn!(%error, "the lease could not be renewed");
-                    error.retry_after()
-                }
-                Err(_) => {
-                    tracing::warn!("the lease could not be renewed: no answer");
-                    None
-                }
-            };
+                    Ok(Err(error)) => {
+                        if let Some(turn) = turn(&error) {
+                            return turn;
+                        }
+                        tracing::warn!(%error, "the lease could not be renewed");
+                        error.retry_after()
+                    }
+                    Err(_) => {
+                        tracing::warn!("the lease could not be renewed: no answer");
+                        None
+                    }
+                };
             // Sooner than the pause between renewals, or the lease ends over one lost answer.
-            sleep(backoff.pause(asked_for).min(renew_after.max(Duration::from_millis(100)))).await;
+            sleep(
+                backoff
+                    .pause(asked_for)
+                    .min(renew_after.max(Duration::from_millis(100))),
+            )
+            .await;
         }
     }
 
@@ -182,7 +193,11 @@ impl<D: Driver> Agent<D> {
             };
             let count = reports.len();
             let only = (count == 1).then(|| reports[0].session_id);
-            let body = Reports { incarnation, reports, command_results: Vec::new() };
+            let body = Reports {
+                incarnation,
+                reports,
+                command_results: Vec::new(),
+            };
             match self.client.report(&self.config.name, &body).await {
                 Ok(answer) => {
                     backoff.reset();

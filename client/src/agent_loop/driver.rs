@@ -107,9 +107,12 @@ impl Exit {
     pub fn failure(&self) -> Option<ReportedFailure> {
         match self {
             Self::Code(0) => None,
-            Self::Code(code) => {
-                Some(failure("exited", format!("exited with code {code}"), Some(*code), true))
-            }
+            Self::Code(code) => Some(failure(
+                "exited",
+                format!("exited with code {code}"),
+                Some(*code),
+                true,
+            )),
             // 128 + n is how shells have always written it.
             Self::Signal(signal) => Some(failure(
                 "exited",
@@ -164,7 +167,13 @@ fn failure(
     retryable: bool,
 ) -> ReportedFailure {
     let message = message.chars().take(MESSAGE_CHARS).collect();
-    ReportedFailure { reason: reason.to_owned(), message, exit_code, retryable, at: None }
+    ReportedFailure {
+        reason: reason.to_owned(),
+        message,
+        exit_code,
+        retryable,
+        at: None,
+    }
 }
 
 /// The agent may not act at present: its lease was not renewed in time.

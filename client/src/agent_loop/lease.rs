@@ -70,7 +70,8 @@ impl LeaseClock {
 
     /// The pause between renewals; the longest that one attempt may take is derived from it.
     pub(super) fn renew_after(&self) -> Duration {
-        self.held.map_or(Duration::from_secs(1), |held| held.renew_after)
+        self.held
+            .map_or(Duration::from_secs(1), |held| held.renew_after)
     }
 }
 
@@ -78,8 +79,11 @@ impl LeaseClock {
 mod tests {
     use super::*;
 
-    const LEASE: Lease =
-        Lease { ttl_seconds: 30.0, renew_after_seconds: 10.0, self_fence_after_seconds: 20.0 };
+    const LEASE: Lease = Lease {
+        ttl_seconds: 30.0,
+        renew_after_seconds: 10.0,
+        self_fence_after_seconds: 20.0,
+    };
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -88,19 +92,35 @@ mod tests {
     #[test]
     fn counts_from_the_send_time_of_the_latest_answered_renewal() {
         let mut clock = LeaseClock::default();
-        assert_eq!(clock.may_act_for(at(0)), at(0), "nothing before the first answer");
+        assert_eq!(
+            clock.may_act_for(at(0)),
+            at(0),
+            "nothing before the first answer"
+        );
         assert_eq!(clock.renewal_due_in(at(0)), at(0));
 
         clock.renewed(at(100), LEASE);
         // (now, may act for, renewal due in)
-        for (now, act, due) in [(100, 20, 10), (109, 11, 1), (110, 10, 0), (119, 1, 0), (120, 0, 0)]
-        {
-            assert_eq!((clock.may_act_for(at(now)), clock.renewal_due_in(at(now))), (at(act), at(due)));
+        for (now, act, due) in [
+            (100, 20, 10),
+            (109, 11, 1),
+            (110, 10, 0),
+            (119, 1, 0),
+            (120, 0, 0),
+        ] {
+            assert_eq!(
+                (clock.may_act_for(at(now)), clock.renewal_due_in(at(now))),
+                (at(act), at(due))
+            );
         }
 
         clock.renewed(at(115), LEASE);
         clock.renewed(at(105), LEASE);
-        assert_eq!(clock.may_act_for(at(120)), at(15), "a late answer takes nothing back");
+        assert_eq!(
+            clock.may_act_for(at(120)),
+            at(15),
+            "a late answer takes nothing back"
+        );
 
         clock.ended();
         assert_eq!(clock.may_act_for(at(116)), at(0));

@@ -100,7 +100,12 @@ impl<D: Driver> Agent<D> {
             tasks: TaskTracker::new(),
             instance: Instance {
                 id: Uuid::new_v4().to_string(),
-                host: Some(rustix::system::uname().nodename().to_string_lossy().into_owned()),
+                host: Some(
+                    rustix::system::uname()
+                        .nodename()
+                        .to_string_lossy()
+                        .into_owned(),
+                ),
                 pid: Some(std::process::id().into()),
             },
         };
@@ -168,7 +173,9 @@ impl<D: Driver> Agent<D> {
             }
         })
         .await;
-        let goodbye = self.client.deregister_agent(&self.config.name, Some(incarnation), false);
+        let goodbye = self
+            .client
+            .deregister_agent(&self.config.name, Some(incarnation), false);
         match timeout(FAREWELL_TIMEOUT, goodbye).await {
             Ok(Ok(())) => tracing::info!("said goodbye; what it ran runs on"),
             Ok(Err(error)) => tracing::warn!(%error, "no goodbye: the lease will run out instead"),

@@ -54,8 +54,9 @@ impl Pending {
     fn replace(&mut self, mut later: Report, waiter: oneshot::Sender<Answer>) {
         if later.lease_epoch == self.report.lease_epoch {
             let earlier = &mut self.report;
-            later.platform_resource_id =
-                later.platform_resource_id.or(earlier.platform_resource_id.take());
+            later.platform_resource_id = later
+                .platform_resource_id
+                .or(earlier.platform_resource_id.take());
             later.platform_metadata = later.platform_metadata.or(earlier.platform_metadata.take());
             later.endpoint = later.endpoint.or(earlier.endpoint.take());
         } else {
@@ -93,7 +94,11 @@ impl ReportQueue {
         } else {
             self.last_order += 1;
             let order = self.last_order;
-            lane.unsent = Some(Pending { order, report, waiters: vec![waiter] });
+            lane.unsent = Some(Pending {
+                order,
+                report,
+                waiters: vec![waiter],
+            });
             if lane.sent.is_none() {
                 self.ready.insert(order, id);
             }
@@ -121,12 +126,17 @@ impl ReportQueue {
         let mut reports = Vec::new();
         let mut bytes = 0;
         while reports.len() < limit {
-            let Some((&order, &id)) = self.ready.first_key_value() else { break };
+            let Some((&order, &id)) = self.ready.first_key_value() else {
+                break;
+            };
             let Some(lane) = self.lanes.get_mut(&id) else {
                 self.ready.remove(&order);
                 continue;
             };
-            let size = lane.unsent.as_ref().map_or(0, |pending| size(&pending.report));
+            let size = lane
+                .unsent
+                .as_ref()
+                .map_or(0, |pending| size(&pending.report));
             if bytes + size > MAX_BYTES && !reports.is_empty() {
                 break;
             }
@@ -156,7 +166,9 @@ impl ReportQueue {
     /// What was under way was not answered: it will be sent again, in its old place.
     pub(super) fn put_back(&mut self) {
         for (&id, lane) in &mut self.lanes {
-            let Some(mut sent) = lane.sent.take() else { continue };
+            let Some(mut sent) = lane.sent.take() else {
+                continue;
+            };
             if let Some(next) = lane.unsent.take() {
                 self.ready.remove(&next.order);
                 let same_epoch = next.report.lease_epoch == sent.report.lease_epoch;
@@ -174,8 +186,10 @@ impl ReportQueue {
 
     /// The session is held under another epoch now. Only while nothing is under way.
     pub(super) fn rewrite_epoch(&mut self, id: Uuid, lease_epoch: i64) {
-        if let Some(Pending { report, .. }) =
-            self.lanes.get_mut(&id).and_then(|lane| lane.unsent.as_mut())
+        if let Some(Pending { report, .. }) = self
+            .lanes
+            .get_mut(&id)
+            .and_then(|lane| lane.unsent.as_mut())
         {
             report.lease_epoch = lease_epoch;
         }
@@ -183,7 +197,11 @@ impl ReportQueue {
 
     /// Forgets the session's reports; whoever waits for an answer learns that there is none.
     pub(super) fn forget(&mut self, id: Uuid) {
-        if let Some(Lane { unsent: Some(unsent), .. }) = self.lanes.remove(&id) {
+        if let Some(Lane {
+            unsent: Some(unsent),
+            ..
+        }) = self.lanes.remove(&id)
+        {
             self.ready.remove(&unsent.order);
         }
     }
@@ -191,7 +209,11 @@ impl ReportQueue {
 
 /// About what it takes in a body.
 fn size(report: &Report) -> usize {
-    let text = |text: &Option<Option<String>>| text.as_ref().and_then(Option::as_ref).map_or(0, String::len);
+    let text = |text: &Option<Option<String>>| {
+        text.as_ref()
+            .and_then(Option::as_ref)
+            .map_or(0, String::len)
+    };
     let metadata = report.platform_metadata.as_ref().and_then(Option::as_ref);
     let failure = report.failure.as_ref().and_then(Option::as_ref);
     512 + text(&report.platform_resource_id)
@@ -205,15 +227,24 @@ mod tests {
 
     use super::*;
 
-    const ACCEPTED: Answer = Answer { outcome: Outcome::Accepted, code: None };
+    const ACCEPTED: Answer = Answer {
+        outcome: Outcome::Accepted,
+        code: None,
+    };
 
     fn report(n: u128, epoch: i64, state: ReportedState) -> Report {
-        let held = HeldSession { session_id: Uuid::from_u128(n), lease_epoch: epoch };
+        let held = HeldSession {
+            session_id: Uuid::from_u128(n),
+            lease_epoch: epoch,
+        };
         Report::of(held, 1, state)
     }
 
     fn states(reports: &[Report]) -> Vec<(u128, &'static str)> {
-        reports.iter().map(|r| (r.session_id.as_u128(), r.state.as_str())).collect()
+        reports
+            .iter()
+            .map(|r| (r.session_id.as_u128(), r.state.as_str()))
+            .collect()
     }
 
     #[test]
@@ -232,9 +263,16 @@ mod tests {
         assert!(queue.answered(Uuid::from_u128(1), ACCEPTED).is_some());
         let sent = queue.take(10);
         assert_eq!(states(&sent), [(1, "terminated")]);
-        assert_eq!(sent[0].platform_resource_id, Some(Some("p".into())), "nothing is lost");
+        assert_eq!(
+            sent[0].platform_resource_id,
+            Some(Some("p".into())),
+            "nothing is lost"
+        );
         queue.answered(Uuid::from_u128(1), ACCEPTED);
-        assert_eq!((first.try_recv(), second.try_recv()), (Ok(ACCEPTED), Ok(ACCEPTED)));
+        assert_eq!(
+            (first.try_recv(), second.try_recv()),
+            (Ok(ACCEPTED), Ok(ACCEPTED))
+        );
         queue.answered(Uuid::from_u128(2), ACCEPTED);
         assert!(queue.is_empty());
     }
@@ -249,7 +287,10 @@ mod tests {
         queue.put_back();
         assert_eq!(states(&queue.take(10)), [(1, "running"), (2, "running")]);
         queue.answered(Uuid::from_u128(1), ACCEPTED);
-        assert_eq!((starting.try_recv(), running.try_recv()), (Ok(ACCEPTED), Ok(ACCEPTED)));
+        assert_eq!(
+            (starting.try_recv(), running.try_recv()),
+            (Ok(ACCEPTED), Ok(ACCEPTED))
+        );
     }
 
     #[test]

@@ -26,11 +26,17 @@ impl<D: Driver> Agent<D> {
     /// Registers until it succeeds. `found` is what the driver found, at the first registration.
     pub(super) async fn register(&self, found: Option<Vec<Held>>) -> Result<(), AgentError> {
         let first = found.is_some();
-        let found: HashMap<Uuid, Held> =
-            found.into_iter().flatten().map(|held| (held.session.id, held)).collect();
+        let found: HashMap<Uuid, Held> = found
+            .into_iter()
+            .flatten()
+            .map(|held| (held.session.id, held))
+            .collect();
         let mut held: Vec<HeldSession> = found
             .values()
-            .map(|held| HeldSession { session_id: held.session.id, lease_epoch: held.lease_epoch })
+            .map(|held| HeldSession {
+                session_id: held.session.id,
+                lease_epoch: held.lease_epoch,
+            })
             .collect();
         {
             let mut state = self.shared.lock();
@@ -62,7 +68,10 @@ impl<D: Driver> Agent<D> {
             let hopeless = error.code() == Some(ProblemCode::ProtocolVersionUnsupported)
                 || (first && !error.is_retryable() && !may_come(&error));
             if hopeless {
-                return Err(AgentError::Refused { name: self.config.name.clone(), source: error });
+                return Err(AgentError::Refused {
+                    name: self.config.name.clone(),
+                    source: error,
+                });
             }
             tracing::warn!(%error, "cannot register yet");
             tokio::time::sleep(backoff.pause(error.retry_after())).await;
@@ -72,8 +81,11 @@ impl<D: Driver> Agent<D> {
     async fn register_once(&self, held: &[HeldSession]) -> Result<Verdict, Error> {
         let mut verdict = Verdict::default();
         let none: [&[HeldSession]; 1] = [&[]];
-        let chunks: Vec<_> =
-            if held.is_empty() { none.to_vec() } else { held.chunks(MAX_HELD).collect() };
+        let chunks: Vec<_> = if held.is_empty() {
+            none.to_vec()
+        } else {
+            held.chunks(MAX_HELD).collect()
+        };
         for chunk in chunks {
             let body = Register {
                 pool: self.config.pool.clone(),
@@ -106,7 +118,11 @@ impl<D: Driver> Agent<D> {
 
     async fn apply(&self, held: &[HeldSession], mut found: HashMap<Uuid, Held>, verdict: Verdict) {
         let mut kept = HashSet::new();
-        for HeldSession { session_id, lease_epoch } in verdict.keep {
+        for HeldSession {
+            session_id,
+            lease_epoch,
+        } in verdict.keep
+        {
             kept.insert(session_id);
             if let Some(found) = found.remove(&session_id) {
                 self.keep_found(found, lease_epoch).await;
@@ -127,13 +143,20 @@ impl<D: Driver> Agent<D> {
                 state.book.get(session_id).is_some()
             };
             if let (false, Some(&lease_epoch)) = (in_hand, known.get(&session_id)) {
-                self.shared.acknowledge(HeldSession { session_id, lease_epoch });
+                self.shared.acknowledge(HeldSession {
+                    session_id,
+                    lease_epoch,
+                });
             }
         }
         // Offers of the earlier lease, and what was kept by nobody.
         let mut state = self.shared.lock();
-        let rest: Vec<_> =
-            state.book.iter().map(|(id, _)| id).filter(|id| !kept.contains(id)).collect();
+        let rest: Vec<_> = state
+            .book
+            .iter()
+            .map(|(id, _)| id)
+            .filter(|id| !kept.contains(id))
+            .collect();
         for id in rest {
             state.book.end(id, Ending::Forget);
         }
@@ -149,7 +172,12 @@ impl<D: Driver> Agent<D> {
             state.book.keep(id, lease_epoch, session.generation, now);
         }
         self.shared.settle(id, Some(Arc::new(session.clone())));
-        self.driver.remember(&Held { session: session.clone(), lease_epoch }).await;
+        self.driver
+            .remember(&Held {
+                session: session.clone(),
+                lease_epoch,
+            })
+            .await;
         task::spawn(&self.tasks, &self.driver, &self.shared, id, Some(session));
     }
 
@@ -165,7 +193,12 @@ impl<D: Driver> Agent<D> {
             state.book.get(id).and_then(|slot| slot.settled.clone())
         };
         if let Some(session) = settled {
-            self.driver.remember(&Held { session: (*session).clone(), lease_epoch }).await;
+            self.driver
+                .remember(&Held {
+                    session: (*session).clone(),
+                    lease_epoch,
+                })
+                .await;
         }
     }
 }

@@ -77,7 +77,12 @@ pub(super) struct Draft {
 
 impl Draft {
     pub(super) fn of(state: ReportedState) -> Self {
-        Self { state, resource: Resource::default(), failure: None, clear_endpoint: false }
+        Self {
+            state,
+            resource: Resource::default(),
+            failure: None,
+            clear_endpoint: false,
+        }
     }
 
     pub(super) fn with(mut self, resource: Resource) -> Self {
@@ -180,7 +185,9 @@ impl Shared {
     /// answer, the channel closes.
     pub(super) fn report(&self, id: Uuid, draft: Draft) -> oneshot::Receiver<Answer> {
         let mut state = self.lock();
-        let Some(slot) = state.book.get_mut(id) else { return oneshot::channel().1 };
+        let Some(slot) = state.book.get_mut(id) else {
+            return oneshot::channel().1;
+        };
         slot.last = Some(draft.state);
         let report = draft.report(slot.key(id), slot.generation);
         let answer = state.queue.push(report);
@@ -194,11 +201,18 @@ impl Shared {
         let mut state = self.lock();
         let now = state.stamp();
         for result in results {
-            let answer = Answer { outcome: result.outcome, code: result.code };
-            let Some(report) = state.queue.answered(result.session_id, answer) else { continue };
+            let answer = Answer {
+                outcome: result.outcome,
+                code: result.code,
+            };
+            let Some(report) = state.queue.answered(result.session_id, answer) else {
+                continue;
+            };
             let (id, epoch) = (report.session_id, report.lease_epoch);
             if answer.accepted() {
-                state.book.accepted(id, epoch, report.observed_generation, now);
+                state
+                    .book
+                    .accepted(id, epoch, report.observed_generation, now);
                 continue;
             }
             let code = result.code.map_or("", lessor_protocol::ReportCode::as_str);
@@ -257,7 +271,9 @@ impl Shared {
 
     /// A session that was never in hand is to be acknowledged as dropped.
     pub(super) fn acknowledge(&self, held: HeldSession) {
-        self.lock().dropped.insert(held.session_id, held.lease_epoch);
+        self.lock()
+            .dropped
+            .insert(held.session_id, held.lease_epoch);
         self.losses.notify_one();
     }
 
@@ -265,7 +281,12 @@ impl Shared {
     pub(super) fn dropped(&self, limit: usize) -> Vec<HeldSession> {
         let state = self.lock();
         let dropped = state.dropped.iter().take(limit);
-        dropped.map(|(&session_id, &lease_epoch)| HeldSession { session_id, lease_epoch }).collect()
+        dropped
+            .map(|(&session_id, &lease_epoch)| HeldSession {
+                session_id,
+                lease_epoch,
+            })
+            .collect()
     }
 
     /// The service has heard of these losses.
@@ -302,7 +323,9 @@ impl Shared {
     pub(super) fn task_ended(&self, id: Uuid) -> bool {
         let mut state = self.lock();
         let now = state.stamp();
-        let Some((ending, epoch, more)) = state.book.ended(id, now) else { return false };
+        let Some((ending, epoch, more)) = state.book.ended(id, now) else {
+            return false;
+        };
         state.queue.forget(id);
         state.remember_epoch(id, epoch);
         if ending == Some(Ending::Acknowledge) {

@@ -32,7 +32,11 @@ pub(super) fn spawn<D: Driver>(
     id: Uuid,
     kept: Option<Session>,
 ) {
-    let task = Task { id, driver: Arc::clone(driver), shared: Arc::clone(shared) };
+    let task = Task {
+        id,
+        driver: Arc::clone(driver),
+        shared: Arc::clone(shared),
+    };
     tasks.spawn(task.run(kept));
 }
 
@@ -61,7 +65,9 @@ enum Acted<T> {
 impl<D: Driver> Task<D> {
     async fn run(self, mut kept: Option<Session>) {
         loop {
-            let Some(cancel) = self.cancellation() else { return };
+            let Some(cancel) = self.cancellation() else {
+                return;
+            };
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => {}
@@ -79,11 +85,19 @@ impl<D: Driver> Task<D> {
     }
 
     fn cancellation(&self) -> Option<CancellationToken> {
-        self.shared.lock().book.get(self.id).map(|slot| slot.cancel.clone())
+        self.shared
+            .lock()
+            .book
+            .get(self.id)
+            .map(|slot| slot.cancel.clone())
     }
 
     fn ending(&self) -> Option<Ending> {
-        self.shared.lock().book.get(self.id).and_then(|slot| slot.ending)
+        self.shared
+            .lock()
+            .book
+            .get(self.id)
+            .and_then(|slot| slot.ending)
     }
 
     async fn drive(&self, kept: Option<Session>) {
@@ -92,7 +106,9 @@ impl<D: Driver> Task<D> {
             None => Next::Mail,
         };
         while let Next::Mail = next {
-            let Some(assignment) = self.shared.take_mail(self.id) else { return };
+            let Some(assignment) = self.shared.take_mail(self.id) else {
+                return;
+            };
             next = self.step(assignment).await;
         }
     }
@@ -102,7 +118,9 @@ impl<D: Driver> Task<D> {
     }
 
     async fn step(&self, assignment: Assignment) -> Next {
-        let Assignment { session, action, .. } = assignment;
+        let Assignment {
+            session, action, ..
+        } = assignment;
         let work = self.work(session);
         let accept = match action {
             Action::Start => ReportedState::Starting,
@@ -127,7 +145,8 @@ impl<D: Driver> Task<D> {
         match action {
             Action::Wake => {
                 let woken = self.act(|| driver.wake(work)).await;
-                self.up(work, woken, Draft::of(ReportedState::Running)).await
+                self.up(work, woken, Draft::of(ReportedState::Running))
+                    .await
             }
             Action::Hibernate => {
                 let hibernated = self.act(|| driver.hibernate(work)).await;
@@ -136,7 +155,8 @@ impl<D: Driver> Task<D> {
             Action::Terminate => self.terminate(work).await,
             Action::Start | Action::Adopt | Action::Release => {
                 let started = self.act(|| driver.start(work)).await;
-                self.up(work, started, Draft::of(ReportedState::Running).fresh()).await
+                self.up(work, started, Draft::of(ReportedState::Running).fresh())
+                    .await
             }
         }
     }
@@ -165,7 +185,12 @@ impl<D: Driver> Task<D> {
     async fn remember(&self, work: &Work) {
         let session = work.session().clone();
         if let Some(lease_epoch) = self.shared.settle(self.id, Some(Arc::new(session.clone()))) {
-            self.driver.remember(&Held { session, lease_epoch }).await;
+            self.driver
+                .remember(&Held {
+                    session,
+                    lease_epoch,
+                })
+                .await;
         }
     }
 
@@ -189,7 +214,8 @@ impl<D: Driver> Task<D> {
             Acted::Mail => Next::Mail,
             Acted::Stopped(stop) => self.stopped(stop).await,
             Acted::Done(found) => {
-                self.running(work, Draft::of(ReportedState::Running).with(found)).await
+                self.running(work, Draft::of(ReportedState::Running).with(found))
+                    .await
             }
         }
     }
@@ -230,7 +256,8 @@ impl<D: Driver> Task<D> {
             Acted::Mail => Next::Mail,
             Acted::Stopped(stop) => self.stopped(stop).await,
             Acted::Done(resource) => {
-                self.finish(|| Draft::of(ReportedState::Hibernated).with(resource.clone())).await
+                self.finish(|| Draft::of(ReportedState::Hibernated).with(resource.clone()))
+                    .await
             }
         }
     }
@@ -250,7 +277,8 @@ impl<D: Driver> Task<D> {
             Some(_) => ReportedState::Failed,
             None => ReportedState::Terminated,
         };
-        self.finish(|| Draft::of(state).because(failure.clone())).await
+        self.finish(|| Draft::of(state).because(failure.clone()))
+            .await
     }
 
     /// Reports an end of the hold until it is taken.
@@ -279,9 +307,16 @@ impl<D: Driver> Task<D> {
         let running = {
             let mut state = self.shared.lock();
             state.book.refused(self.id);
-            state.book.get(self.id).is_some_and(|slot| slot.held && slot.settled.is_some())
+            state
+                .book
+                .get(self.id)
+                .is_some_and(|slot| slot.held && slot.settled.is_some())
         };
-        if running { self.watch(work).await } else { Next::Over }
+        if running {
+            self.watch(work).await
+        } else {
+            Next::Over
+        }
     }
 
     async fn tell(&self, draft: Draft) -> Option<Answer> {
@@ -339,7 +374,9 @@ impl<D: Driver> Task<D> {
         let mut backoff = Backoff::up_to(PLATFORM_CAP);
         loop {
             let turn = self.shared.looking.acquire().await;
-            let found = AssertUnwindSafe(self.driver.adopt(work)).catch_unwind().await;
+            let found = AssertUnwindSafe(self.driver.adopt(work))
+                .catch_unwind()
+                .await;
             drop(turn);
             match found {
                 Ok(Ok(resource)) => return Acted::Done(resource),
@@ -354,17 +391,30 @@ impl<D: Driver> Task<D> {
     }
 
     fn has_mail(&self) -> bool {
-        self.shared.lock().book.get(self.id).is_some_and(super::book::Slot::has_mail)
+        self.shared
+            .lock()
+            .book
+            .get(self.id)
+            .is_some_and(super::book::Slot::has_mail)
     }
 
     fn has_newer_epoch(&self) -> bool {
-        self.shared.lock().book.get(self.id).is_some_and(super::book::Slot::has_newer_epoch)
+        self.shared
+            .lock()
+            .book
+            .get(self.id)
+            .is_some_and(super::book::Slot::has_newer_epoch)
     }
 
     /// Ends when there is mail.
     async fn mail(&self) {
         loop {
-            let Some(bell) = self.shared.lock().book.get(self.id).map(|slot| Arc::clone(&slot.bell))
+            let Some(bell) = self
+                .shared
+                .lock()
+                .book
+                .get(self.id)
+                .map(|slot| Arc::clone(&slot.bell))
             else {
                 return std::future::pending().await;
             };

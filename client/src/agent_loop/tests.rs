@@ -66,11 +66,16 @@ impl Fake {
                 (stream.read_buf(&mut buffer).await.ok()? > 0).then_some(())?;
             };
             let head = String::from_utf8_lossy(&buffer[..end]).to_lowercase();
-            let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")?.parse().ok());
+            let length = head
+                .lines()
+                .find_map(|l| l.strip_prefix("content-length: ")?.parse().ok());
             while buffer.len() < end + length.unwrap_or(0) {
                 (stream.read_buf(&mut buffer).await.ok()? > 0).then_some(())?;
             }
-            let body: Vec<u8> = buffer.drain(..end + length.unwrap_or(0)).skip(end).collect();
+            let body: Vec<u8> = buffer
+                .drain(..end + length.unwrap_or(0))
+                .skip(end)
+                .collect();
             let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
             let mut words = head.split_whitespace();
             let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
@@ -96,17 +101,25 @@ impl Fake {
             let mut state = self.state.lock().unwrap();
             if let Some(at) = state.problems.iter().position(|(of, ..)| *of == call) {
                 let (_, status, code) = state.problems.remove(at);
-                return (status, json!({"type": "", "title": code, "status": status, "code": code,
-                    "detail": "", "request_id": "", "errors": []}));
+                return (
+                    status,
+                    json!({"type": "", "title": code, "status": status, "code": code,
+                    "detail": "", "request_id": "", "errors": []}),
+                );
             }
         }
         match call {
             "register" => (200, self.register(body)),
             "heartbeat" => {
                 let mut state = self.state.lock().unwrap();
-                state.dropped.extend(body["dropped"].as_array().unwrap().iter().cloned());
+                state
+                    .dropped
+                    .extend(body["dropped"].as_array().unwrap().iter().cloned());
                 let lost = state.still_lost();
-                (200, json!({"lease": state.lease(), "scheduling": "active", "lost": lost, "inventory_wanted": false}))
+                (
+                    200,
+                    json!({"lease": state.lease(), "scheduling": "active", "lost": lost, "inventory_wanted": false}),
+                )
             }
             "reports" => (200, self.reports(body)),
             "claim" => (200, self.claim().await),
@@ -121,10 +134,22 @@ impl Fake {
         let mut state = self.state.lock().unwrap();
         state.incarnation += 1;
         state.registered.push(body.clone());
-        let keep: Vec<_> = state.keep.iter().map(|(id, epoch)| json!({"session_id": id, "lease_epoch": epoch})).collect();
-        let drop: Vec<_> = body["held"].as_array().unwrap().iter()
-            .filter(|held| !state.keep.contains_key(held["session_id"].as_str().unwrap()))
-            .map(|held| json!({"session_id": held["session_id"], "reason": "ended"})).collect();
+        let keep: Vec<_> = state
+            .keep
+            .iter()
+            .map(|(id, epoch)| json!({"session_id": id, "lease_epoch": epoch}))
+            .collect();
+        let drop: Vec<_> = body["held"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|held| {
+                !state
+                    .keep
+                    .contains_key(held["session_id"].as_str().unwrap())
+            })
+            .map(|held| json!({"session_id": held["session_id"], "reason": "ended"}))
+            .collect();
         json!({"agent": {"name": "a", "pool": "p", "resource_domain": "d", "capacity": 1,
             "held_sessions": 0, "free_slots": 1, "labels": {}, "agent_version": null,
             "protocol_version": 1, "instance": null, "incarnation": state.incarnation,
@@ -139,8 +164,15 @@ impl Fake {
         let mut state = self.state.lock().unwrap();
         let mut results = Vec::new();
         for report in body["reports"].as_array().unwrap() {
-            let (id, epoch) = (report["session_id"].as_str().unwrap(), report["lease_epoch"].as_i64().unwrap());
-            state.reports.push((id.to_owned(), epoch, report["state"].as_str().unwrap().to_owned()));
+            let (id, epoch) = (
+                report["session_id"].as_str().unwrap(),
+                report["lease_epoch"].as_i64().unwrap(),
+            );
+            state.reports.push((
+                id.to_owned(),
+                epoch,
+                report["state"].as_str().unwrap().to_owned(),
+            ));
             let fenced = state.fenced.contains(&epoch);
             results.push(json!({"session_id": id, "outcome": if fenced { "fenced" } else { "accepted" },
                 "code": fenced.then_some("lease_epoch_stale"), "state": report["state"], "lease_epoch": epoch}));
@@ -183,7 +215,9 @@ impl Fake {
         let id = Uuid::from_u128(n).to_string();
         let of = |state: &mut FakeState| {
             let reports = state.reports.iter().filter(|(session, ..)| *session == id);
-            reports.map(|(_, epoch, state)| (*epoch, state.clone())).collect()
+            reports
+                .map(|(_, epoch, state)| (*epoch, state.clone()))
+                .collect()
         };
         self.with(of)
     }
@@ -195,7 +229,11 @@ impl FakeState {
     }
 
     fn still_lost(&self) -> Vec<Uuid> {
-        let heard = |id: &Uuid| self.dropped.iter().any(|d| d["session_id"] == id.to_string());
+        let heard = |id: &Uuid| {
+            self.dropped
+                .iter()
+                .any(|d| d["session_id"] == id.to_string())
+        };
         self.lost.iter().copied().filter(|id| !heard(id)).collect()
     }
 }
@@ -233,7 +271,12 @@ impl Platform {
     }
 
     fn logged(&self, what: &str) -> usize {
-        self.log.lock().unwrap().iter().filter(|entry| *entry == what).count()
+        self.log
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|entry| *entry == what)
+            .count()
     }
 }
 
@@ -248,7 +291,10 @@ impl Driver for Arc<Platform> {
         self.log("start");
         tokio::time::sleep(self.slow_start).await;
         self.log("started");
-        Ok(Resource { platform_resource_id: Some("r".into()), ..Resource::default() })
+        Ok(Resource {
+            platform_resource_id: Some("r".into()),
+            ..Resource::default()
+        })
     }
     async fn adopt(&self, _: &Work) -> Result<Resource, Stop> {
         self.log("look");
@@ -284,8 +330,18 @@ async fn run(ttl: f64, platform: Platform, prepare: impl FnOnce(&mut FakeState))
     let client = Client::new(&fake.start().await, None).unwrap();
     let (platform, shutdown) = (Arc::new(platform), CancellationToken::new());
     let config = AgentConfig::new("a", "p");
-    let agent = tokio::spawn(Agent::run(client, config, Arc::clone(&platform), shutdown.clone()));
-    Run { fake, platform, shutdown, agent }
+    let agent = tokio::spawn(Agent::run(
+        client,
+        config,
+        Arc::clone(&platform),
+        shutdown.clone(),
+    ));
+    Run {
+        fake,
+        platform,
+        shutdown,
+        agent,
+    }
 }
 
 impl Run {
@@ -296,13 +352,19 @@ impl Run {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("never: {what}; {:?}", self.fake.with(|state| state.reports.clone()));
+        panic!(
+            "never: {what}; {:?}",
+            self.fake.with(|state| state.reports.clone())
+        );
     }
 
     async fn states(&self, n: u128, expected: &[(i64, &str)]) {
         let same = |run: &Self| {
             let states = run.fake.states(n);
-            states.iter().map(|(epoch, state)| (*epoch, &**state)).eq(expected.iter().copied())
+            states
+                .iter()
+                .map(|(epoch, state)| (*epoch, &**state))
+                .eq(expected.iter().copied())
         };
         self.until(&format!("{expected:?}"), same).await;
     }
@@ -317,10 +379,20 @@ async fn accepts_before_it_acts_and_says_goodbye() {
     // and is passed over, the second is told again. Neither is done again.
     run.fake.assign(1, "start", 5, 1);
     run.fake.assign(1, "start", 5, 1);
-    run.states(1, &[(5, "starting"), (5, "running"), (5, "running")]).await;
+    run.states(1, &[(5, "starting"), (5, "running"), (5, "running")])
+        .await;
     run.fake.assign(1, "terminate", 5, 2);
-    run.until("terminated", |run| run.fake.states(1).last().unwrap().1 == "terminated").await;
-    assert_eq!((run.platform.logged("start"), run.platform.logged("terminate")), (1, 1));
+    run.until("terminated", |run| {
+        run.fake.states(1).last().unwrap().1 == "terminated"
+    })
+    .await;
+    assert_eq!(
+        (
+            run.platform.logged("start"),
+            run.platform.logged("terminate")
+        ),
+        (1, 1)
+    );
     run.shutdown.cancel();
     run.agent.await.unwrap().unwrap();
     assert_eq!(run.fake.with(|state| state.goodbyes), 1);
@@ -342,14 +414,31 @@ async fn what_is_fenced_is_forgotten_and_never_touched() {
 
 #[tokio::test]
 async fn what_is_lost_is_let_go_and_acknowledged() {
-    let platform = Platform { slow_start: Duration::from_secs(600), ..Platform::default() };
+    let platform = Platform {
+        slow_start: Duration::from_secs(600),
+        ..Platform::default()
+    };
     let run = run(30.0, platform, |_| {}).await;
     run.fake.assign(1, "start", 5, 1);
-    run.until("started", |run| run.platform.logged("start") == 1).await;
+    run.until("started", |run| run.platform.logged("start") == 1)
+        .await;
     run.fake.with(|state| state.lost = vec![Uuid::from_u128(1)]);
-    run.until("acknowledged", |run| run.fake.with(|state| state.dropped.len()) > 0).await;
-    assert_eq!(run.fake.with(|state| state.dropped[0]["lease_epoch"].clone()), 5);
-    assert_eq!((run.platform.logged("started"), run.platform.logged("terminate")), (0, 0));
+    run.until("acknowledged", |run| {
+        run.fake.with(|state| state.dropped.len()) > 0
+    })
+    .await;
+    assert_eq!(
+        run.fake
+            .with(|state| state.dropped[0]["lease_epoch"].clone()),
+        5
+    );
+    assert_eq!(
+        (
+            run.platform.logged("started"),
+            run.platform.logged("terminate")
+        ),
+        (0, 0)
+    );
 }
 
 #[tokio::test]
@@ -357,48 +446,79 @@ async fn registers_again_with_what_it_holds_under_the_new_epoch() {
     let id = Uuid::from_u128(1).to_string();
     let run = run(30.0, Platform::default(), |_| {}).await;
     run.fake.assign(1, "start", 5, 1);
-    run.until("remembered", |run| run.platform.logged("remember 5") == 1).await;
+    run.until("remembered", |run| run.platform.logged("remember 5") == 1)
+        .await;
     run.fake.with(|state| {
         state.keep.insert(id.clone(), 9);
         state.problems.push(("claim", 409, "lease_expired"));
         state.lost = vec![Uuid::from_u128(77)]; // ends the parked claim; nobody knows it
     });
-    run.until("registered", |run| run.fake.with(|state| state.registered.len()) == 2).await;
+    run.until("registered", |run| {
+        run.fake.with(|state| state.registered.len()) == 2
+    })
+    .await;
     let held = run.fake.with(|state| state.registered[1]["held"].clone());
     assert_eq!(held, json!([{"session_id": id, "lease_epoch": 5}]));
-    run.until("remembered", |run| run.platform.logged("remember 9") == 1).await;
+    run.until("remembered", |run| run.platform.logged("remember 9") == 1)
+        .await;
     run.platform.exit.notify_one();
-    run.until("failed", |run| run.fake.states(1).last().unwrap() == &(9, "failed".to_owned())).await;
+    run.until("failed", |run| {
+        run.fake.states(1).last().unwrap() == &(9, "failed".to_owned())
+    })
+    .await;
     assert_eq!(run.platform.logged("start"), 1);
 }
 
 #[tokio::test]
 async fn a_new_process_keeps_what_its_driver_found() {
     let found = vec![
-        Held { session: session(1, 3), lease_epoch: 4 },
-        Held { session: session(2, 3), lease_epoch: 4 },
+        Held {
+            session: session(1, 3),
+            lease_epoch: 4,
+        },
+        Held {
+            session: session(2, 3),
+            lease_epoch: 4,
+        },
     ];
-    let platform = Platform { found, ..Platform::default() };
+    let platform = Platform {
+        found,
+        ..Platform::default()
+    };
     let run = run(30.0, platform, |state| {
         state.keep.insert(Uuid::from_u128(1).to_string(), 8);
     })
     .await;
-    run.until("acknowledged", |run| run.fake.with(|state| state.dropped.len()) == 1).await;
+    run.until("acknowledged", |run| {
+        run.fake.with(|state| state.dropped.len()) == 1
+    })
+    .await;
     run.fake.assign(1, "release", 8, 4);
     run.states(1, &[(8, "running")]).await;
-    assert_eq!(run.fake.with(|state| state.dropped[0]["session_id"].clone()), Uuid::from_u128(2).to_string());
+    assert_eq!(
+        run.fake
+            .with(|state| state.dropped[0]["session_id"].clone()),
+        Uuid::from_u128(2).to_string()
+    );
 }
 
 #[tokio::test]
 async fn an_action_is_cut_off_when_the_lease_is_not_renewed_and_resumed_after() {
-    let platform = Platform { slow_start: Duration::from_millis(1500), ..Platform::default() };
+    let platform = Platform {
+        slow_start: Duration::from_millis(1500),
+        ..Platform::default()
+    };
     let run = run(1.5, platform, |_| {}).await;
     run.fake.assign(1, "start", 5, 1);
-    run.until("start", |run| run.platform.logged("start") == 1).await;
+    run.until("start", |run| run.platform.logged("start") == 1)
+        .await;
     let refuse = ("heartbeat", 503, "database_unavailable");
     run.fake.with(|state| state.problems.extend([refuse; 4]));
     run.states(1, &[(5, "starting"), (5, "running")]).await;
-    assert!(run.platform.logged("start") > run.platform.logged("started"), "cut off once");
+    assert!(
+        run.platform.logged("start") > run.platform.logged("started"),
+        "cut off once"
+    );
 }
 
 #[tokio::test]
@@ -407,19 +527,30 @@ async fn leaves_when_superseded_and_sits_out_what_passes() {
         state.problems.push(("register", 503, "stopping"));
         state.problems.push(("register", 404, "pool_not_found"));
         state.problems.push(("claim", 409, "claim_superseded"));
-        state.problems.push(("reports", 503, "database_unavailable"));
+        state
+            .problems
+            .push(("reports", 503, "database_unavailable"));
     };
     let run = run(30.0, Platform::default(), passing).await;
     run.fake.assign(1, "start", 5, 1);
     run.states(1, &[(5, "starting"), (5, "running")]).await;
-    run.fake.with(|state| state.problems.push(("claim", 409, "agent_superseded")));
+    run.fake
+        .with(|state| state.problems.push(("claim", 409, "agent_superseded")));
     run.fake.assign(2, "start", 5, 1);
-    assert!(matches!(run.agent.await.unwrap(), Err(AgentError::Superseded(_))));
+    assert!(matches!(
+        run.agent.await.unwrap(),
+        Err(AgentError::Superseded(_))
+    ));
     assert_eq!(run.fake.with(|state| state.goodbyes), 0);
 
     let refused = super::tests::run(30.0, Platform::default(), |state| {
-        state.problems.push(("register", 422, "protocol_version_unsupported"));
+        state
+            .problems
+            .push(("register", 422, "protocol_version_unsupported"));
     })
     .await;
-    assert!(matches!(refused.agent.await.unwrap(), Err(AgentError::Refused { .. })));
+    assert!(matches!(
+        refused.agent.await.unwrap(),
+        Err(AgentError::Refused { .. })
+    ));
 }

@@ -18,13 +18,19 @@ pub struct Work {
 
 impl Work {
     pub(super) fn new(session: Session, shared: Arc<Shared>) -> Self {
-        Self { session: Arc::new(session), shared: Some(shared) }
+        Self {
+            session: Arc::new(session),
+            shared: Some(shared),
+        }
     }
 
     /// Work that no agent stands behind and that is never fenced: for tests of drivers.
     #[must_use]
     pub fn unbound(session: Session) -> Self {
-        Self { session: Arc::new(session), shared: None }
+        Self {
+            session: Arc::new(session),
+            shared: None,
+        }
     }
 
     /// The session as it was when it was assigned.
@@ -45,13 +51,19 @@ impl Work {
     /// # Errors
     /// [`Fenced`]: return it (`?`), and the loop calls again once the lease has been renewed.
     pub fn may_act(&self) -> Result<(), Fenced> {
-        if self.time_left().is_zero() { Err(Fenced) } else { Ok(()) }
+        if self.time_left().is_zero() {
+            Err(Fenced)
+        } else {
+            Ok(())
+        }
     }
 
     /// For how long the agent may act if its lease is not renewed in the meantime.
     #[must_use]
     pub fn time_left(&self) -> Duration {
-        self.shared.as_ref().map_or(Duration::MAX, |shared| shared.may_act_for())
+        self.shared
+            .as_ref()
+            .map_or(Duration::MAX, |shared| shared.may_act_for())
     }
 
     /// Reports what is known of the resource before the action is over, such as its id or that an
