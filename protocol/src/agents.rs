@@ -145,7 +145,7 @@ pub struct Registered {
 pub struct DroppedSession {
     /// The session.
     pub session_id: Uuid,
-    /// Why: `assigned_elsewhere`, `lease_epoch_stale`, `other_domain`, `other_pool`, `ended`, `session_not_found`.
+    /// Why: `assigned_elsewhere`, `lease_epoch_stale`, `other_domain`, `other_pool`, `ended`, `taken`, `session_not_found`.
     pub reason: String,
 }
 

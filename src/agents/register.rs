@@ -226,7 +226,11 @@ fn why_drop(row: &SessionRow, agent: &AgentRow, epoch: i64) -> Option<&'static s
     if row.lease_epoch != epoch {
         return Some("lease_epoch_stale");
     }
-    // Taken away from this agent, or ended; it must not go on as if nothing had been.
+    // Taken away from this very agent: it is to be told so, not to be given it back.
+    if row.held_back_until.is_some() && row.avoid_agent.as_ref() == Some(&agent.name) {
+        return Some("taken");
+    }
+    // Put back to its start, or ended; it must not go on as if nothing had been.
     if row.assigned_agent_id.is_none() && row.resource_domain.is_none() {
         return Some("ended");
     }

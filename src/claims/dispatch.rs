@@ -286,6 +286,14 @@ impl Given {
             .load(conn)
             .await?;
         let items: Vec<Item> = rows.iter().map(|row| item(row, ctx.now, true)).collect();
+        // As much as was asked for: there may be more behind it.
+        let mut found: HashMap<&str, usize> = HashMap::new();
+        for domain in rows.iter().filter_map(|row| row.resource_domain.as_deref()) {
+            *found.entry(domain).or_default() += 1;
+        }
+        let full = found.into_iter().filter(|(_, count)| *count >= limit);
+        self.more_domains
+            .extend(full.map(|(domain, _)| domain.to_owned()));
         let placed = share_out(candidates, &items, ctx.pool.placement);
         for (row, to) in rows.into_iter().zip(placed) {
             let domain = row.resource_domain.clone().unwrap_or_default();

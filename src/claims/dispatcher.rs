@@ -49,6 +49,8 @@ pub struct Dispatcher {
     domains: BTreeSet<String>,
     /// About how many sessions there are to start.
     starts: usize,
+    /// Agents that were looked at since the last wake-up and could not take what there was.
+    tried: BTreeSet<String>,
     safety_at: Instant,
 }
 
@@ -56,16 +58,14 @@ pub struct Dispatcher {
 pub type Parking = mpsc::UnboundedSender<Waiter>;
 
 impl Dispatcher {
-    /// Starts the dispatcher of a pool; it ends when it is cancelled, and ends its polls then.
+    /// The dispatcher of a pool, to be run; it ends when `stop` is cancelled, and ends its polls
+    /// then.
     pub fn start(
         pool: &str,
         db: Db,
         hub: Hub,
-    ) -> (
-        Parking,
-        impl Future<Output = ()> + Send + use<>,
-        CancellationToken,
-    ) {
+        stop: CancellationToken,
+    ) -> (Parking, impl Future<Output = ()> + Send + use<>) {
         let (parking, parked) = mpsc::unbounded_channel();
         let (wake, wakes) = mpsc::unbounded_channel();
         hub.register(pool, wake);
@@ -78,10 +78,10 @@ impl Dispatcher {
             agents: BTreeSet::new(),
             domains: BTreeSet::new(),
             starts: 0,
+            tried: BTreeSet::new(),
             safety_at: Instant::now() + jittered(SAFETY),
         };
-        let stop = CancellationToken::new();
-        (parking, dispatcher.run(parked, wakes, stop.clone()), stop)
+        (parking, dispatcher.run(parked, wakes, stop))
     }
 
     async fn run(
@@ -157,8 +157,20 @@ impl Dispatcher {
     /// Runs rounds until nothing is left that could be given to anybody.
     async fn look(&mut self) {
         let now = Instant::now();
+        self.tried.clear();
+        let mut overdue = Vec::new();
         for agent in self.waiters.due(now) {
-            self.agents.insert(agent);
+            match self.waiters.get(&agent) {
+                // Its time is over: it is answered without another look at the database, unless it
+                // has just come.
+                Some(waiter) if waiter.deadline <= now && !self.agents.contains(&agent) => {
+                    overdue.push(agent)
+                }
+                Some(_) => {
+                    self.agents.insert(agent);
+                }
+                None => {}
+            }
         }
         if self.safety_at <= now {
             self.safety_at = now + jittered(SAFETY);
@@ -171,7 +183,11 @@ impl Dispatcher {
                 break;
             }
         }
-        self.answer_the_overdue();
+        for agent in overdue {
+            if let Some(waiter) = self.waiters.take(&agent) {
+                let _ = waiter.reply.send(Ok(Answer::default()));
+            }
+        }
     }
 
     /// A safety poll: one query that says where a notification may have been lost.
@@ -225,18 +241,16 @@ impl Dispatcher {
         }
         let fresh = chosen.clone();
         for domain in std::mem::take(&mut self.domains) {
-            let parked = self
-                .waiters
-                .of_domain(&domain, MAX_PER_DOMAIN, &BTreeSet::new());
+            let parked = self.waiters.of_domain(&domain, MAX_PER_DOMAIN, &self.tried);
             if !parked.is_empty() {
                 domains.insert(domain);
                 chosen.extend(parked);
             }
         }
-        let starts = std::mem::take(&mut self.starts);
-        if starts > 0 && chosen.len() < MAX_ASKING {
-            let most = starts.min(MAX_ASKING - chosen.len());
-            chosen.extend(self.waiters.for_starts(self.placement, most, &chosen));
+        if self.starts > 0 && chosen.len() < MAX_ASKING {
+            let most = std::mem::take(&mut self.starts).min(MAX_ASKING - chosen.len());
+            let but = chosen.union(&self.tried).cloned().collect();
+            chosen.extend(self.waiters.for_starts(self.placement, most, &but));
         }
         if chosen.is_empty() {
             return None;
@@ -286,11 +300,6 @@ impl Dispatcher {
                 return false;
             }
         };
-        let given: usize = done
-            .verdicts
-            .values()
-            .map(|verdict| verdict.assignments.len())
-            .sum();
         let Done {
             verdicts,
             more_starts,
@@ -305,13 +314,13 @@ impl Dispatcher {
         for (claim, offered) in gone {
             unoffer::take_back(&self.db, &self.hub, claim, offered).await;
         }
-        // More work than these agents could take: others are looked at, unless nobody moved.
-        if given > 0 || !self.agents.is_empty() {
-            if more_starts {
-                self.starts = self.starts.max(MAX_ASKING / 4);
-            }
-            self.domains.extend(more_domains);
+        // More than these agents could take: the others are looked at, each once per wake-up.
+        self.tried
+            .extend(round.asking.iter().map(|asking| asking.agent.clone()));
+        if more_starts {
+            self.starts = self.starts.max(MAX_ASKING / 4);
         }
+        self.domains.extend(more_domains);
         true
     }
 
@@ -396,21 +405,6 @@ impl Dispatcher {
             self.refuse_one(&asking.agent, error);
         }
         self.safety_at = self.safety_at.min(Instant::now() + Duration::from_secs(1));
-    }
-
-    /// Ends the polls whose time is over.
-    fn answer_the_overdue(&mut self) {
-        let now = Instant::now();
-        for agent in self.waiters.agents() {
-            if self
-                .waiters
-                .get_mut(&agent)
-                .is_some_and(|waiter| waiter.deadline <= now)
-                && let Some(waiter) = self.waiters.take(&agent)
-            {
-                let _ = waiter.reply.send(Ok(Answer::default()));
-            }
-        }
     }
 }
 

@@ -39,7 +39,7 @@ use waiters::{Answer, Waiter};
 /// The dispatchers of this server.
 #[derive(Clone, Debug)]
 pub struct Dispatchers {
-    running: Arc<Mutex<HashMap<String, (Parking, CancellationToken)>>>,
+    running: Arc<Mutex<HashMap<String, Parking>>>,
     waiting: Arc<AtomicUsize>,
     max_waiters: usize,
     tasks: TaskTracker,
@@ -83,15 +83,11 @@ impl Dispatchers {
             return Err(Error::Stopping);
         }
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let (parking, _) = running.entry(pool.to_owned()).or_insert_with(|| {
-            let (parking, run, stop) = Dispatcher::start(pool, db.clone(), hub.clone());
-            let (all, own) = (self.stop.clone(), stop.clone());
-            self.tasks.spawn(async move {
-                all.cancelled().await;
-                own.cancel();
-            });
+        let parking = running.entry(pool.to_owned()).or_insert_with(|| {
+            let stop = self.stop.clone();
+            let (parking, run) = Dispatcher::start(pool, db.clone(), hub.clone(), stop);
             self.tasks.spawn(run);
-            (parking, stop)
+            parking
         });
         parking.send(waiter).map_err(|_| Error::Stopping)
     }

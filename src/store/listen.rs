@@ -34,9 +34,12 @@ struct Message {
     from: uuid::Uuid,
     #[serde(flatten)]
     hints: Hints,
-    /// It said too much: look everywhere.
+    /// More sessions changed than it can name: whoever waits for one looks for himself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    all: bool,
+    every_session: bool,
+    /// More happened than it can say: look everywhere.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    everything: bool,
 }
 
 /// Listens and notifies until it is cancelled; connects anew when the connection is lost.
@@ -117,19 +120,24 @@ async fn talk(
 }
 
 fn payload(from: uuid::Uuid, mut hints: Hints) -> String {
-    let mut all = false;
-    if hints.changed.len() > MAX_CHANGED {
+    let every_session = hints.changed.len() > MAX_CHANGED;
+    if every_session {
         hints.changed.clear();
-        all = true;
     }
-    let text = serde_json::to_string(&Message { from, hints, all }).unwrap_or_default();
+    let message = Message {
+        from,
+        hints,
+        every_session,
+        everything: false,
+    };
+    let text = serde_json::to_string(&message).unwrap_or_default();
     if text.len() <= MAX_PAYLOAD_BYTES {
         return text;
     }
     let short = Message {
-        from,
         hints: Hints::default(),
-        all: true,
+        everything: true,
+        ..message
     };
     serde_json::to_string(&short).unwrap_or_default()
 }
@@ -147,11 +155,13 @@ fn take(
         Some(Ok(AsyncMessage::Notification(note))) => {
             match serde_json::from_str::<Message>(note.payload()) {
                 Ok(message) if message.from == me => {}
-                Ok(message) if message.all => {
+                Ok(message) if message.everything => hub.look_everywhere(),
+                Ok(message) => {
                     hub.deliver(&message.hints);
-                    hub.look_everywhere();
+                    if message.every_session {
+                        hub.watchers.wake_all();
+                    }
                 }
-                Ok(message) => hub.deliver(&message.hints),
                 Err(error) => tracing::debug!(%error, "a notification that is not ours"),
             }
             Ok(())

@@ -28,11 +28,10 @@ pub fn start(app: &Arc<App>, tasks: &TaskTracker, stop: &CancellationToken) {
             .unwrap_or(Duration::from_secs(1))
             .min(Duration::from_secs(1)))
     });
+    // An offer may lapse a second after it was made, so the longest pause is a fraction of that.
     drive(app, tasks, stop, "due", |app| async move {
-        let next = due::run(&app).await?;
-        Ok(next
-            .unwrap_or(Duration::from_secs(1))
-            .min(Duration::from_secs(1)))
+        let longest = Duration::from_millis(250);
+        Ok(due::run(&app).await?.unwrap_or(longest).min(longest))
     });
     drive(app, tasks, stop, "lost_domains", |app| async move {
         let more = leases::sweep_lost_domains(&app).await?;

@@ -8,7 +8,10 @@ use uuid::Uuid;
 
 /// Everybody who waits for a session to change, on this server.
 #[derive(Clone, Debug, Default)]
-pub struct Watchers(Arc<Mutex<HashMap<Uuid, (Arc<Notify>, usize)>>>);
+pub struct Watchers(Arc<Mutex<HashMap<Uuid, Watched>>>);
+
+/// A session that is watched, and by how many.
+type Watched = (Arc<Notify>, usize);
 
 /// One who waits; dropped, it is forgotten.
 #[derive(Debug)]
