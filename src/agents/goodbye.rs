@@ -63,7 +63,7 @@ pub async fn goodbye(
     )
     .await?;
     store::delete(conn, name).await?;
-    leases::refresh_domains(conn, &agent.pool).await?;
+    leases::refresh_domains(conn, &agent.pool, vec![agent.resource_domain.clone()]).await?;
     hints.pool(&agent.pool).agents.insert(name.to_owned());
     Ok(hints)
 }

@@ -162,9 +162,9 @@ pub async fn register(
         });
     }
     let mut hints = sessions::write(conn, &drafts).await?;
-    leases::refresh_domains(conn, &body.pool).await?;
-    if let Some(row) = before.filter(|row| row.pool != body.pool) {
-        leases::refresh_domains(conn, &row.pool).await?;
+    leases::refresh_domains(conn, &body.pool, vec![domain]).await?;
+    if let Some(row) = before {
+        leases::refresh_domains(conn, &row.pool, vec![row.resource_domain]).await?;
     }
     // An older run of it may be parked somewhere and is to learn that it was superseded.
     hints.pool(&body.pool).agents.insert(name.to_owned());

@@ -37,8 +37,5 @@ WITH run AS (
     DELETE FROM agent_instances i USING written w
     WHERE i.agent = w.name AND i.incarnation < (SELECT min(k.incarnation) FROM (
         SELECT o.incarnation FROM agent_instances o WHERE o.agent = w.name ORDER BY o.incarnation DESC LIMIT 100) k)
-), domain AS (
-    INSERT INTO resource_domains (pool, name) VALUES ($2, $3)
-    ON CONFLICT (pool, name) DO UPDATE SET lost_since = NULL WHERE resource_domains.lost_since IS NOT NULL
 )
 SELECT * FROM written

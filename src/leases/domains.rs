@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use diesel::sql_types::{Bool, Text, Uuid as SqlUuid};
+use diesel::sql_types::{Array, Bool, Text, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use lessor_protocol::{DesiredState, OnLost, SessionState};
 use uuid::Uuid;
@@ -19,13 +19,14 @@ use crate::sessions::{self, Context, Draft};
 use crate::store::{Conn, Statement};
 use crate::wakeups::Hints;
 
-/// Notes for every domain of a pool whether it has a live agent.
+/// Notes for these domains of a pool whether each has a live agent.
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn refresh(conn: &mut Conn, pool: &str) -> Result<()> {
+pub async fn refresh(conn: &mut Conn, pool: &str, domains: Vec<String>) -> Result<()> {
     Statement::new(include_str!("refresh_domains.sql"))
         .bind::<Text, _>(pool.to_owned())
+        .bind::<Array<Text>, _>(domains)
         .execute(conn)
         .await?;
     Ok(())
@@ -48,6 +49,9 @@ pub async fn sweep(app: &Arc<App>) -> Result<bool> {
         .db
         .write("leases::lost_domains", |conn| {
             Box::pin(async move {
+                Statement::new(include_str!("settle_domains.sql"))
+                    .execute(conn)
+                    .await?;
                 let lost: Vec<Lost> = Statement::new(include_str!("lost_sessions.sql"))
                     .load(conn)
                     .await?;

@@ -58,11 +58,15 @@ async fn expire_in(conn: &mut Conn) -> Result<(u64, Option<Duration>, Hints)> {
         }
         let rows = sessions::store::lock_assigned_to(conn, &names).await?;
         hints.merge(release(conn, rows, EndReason::LeaseExpired).await?);
-        let mut pools: Vec<&String> = expired.iter().map(|agent| &agent.pool).collect();
-        pools.sort_unstable();
-        pools.dedup();
-        for pool in pools {
-            super::refresh_domains(conn, pool).await?;
+        let mut domains = std::collections::BTreeMap::<String, Vec<String>>::new();
+        for agent in expired {
+            domains
+                .entry(agent.pool)
+                .or_default()
+                .push(agent.resource_domain);
+        }
+        for (pool, domains) in domains {
+            super::refresh_domains(conn, &pool, domains).await?;
         }
     }
     let next: Next = Statement::new(

@@ -169,14 +169,16 @@ async fn serve(db: &Db, batch: Vec<Request>, beat_pulse: bool) {
         .beat("leases::renew", |conn| {
             let asked = asked.clone();
             Box::pin(async move {
+                let renewed = if asked.is_empty() {
+                    Vec::new()
+                } else {
+                    renew(conn, asked).await?
+                };
+                // Last, so that nobody waits for the pulse while this waits for an agent.
                 if beat_pulse {
                     write_pulse(conn).await?;
                 }
-                if asked.is_empty() {
-                    Ok(Vec::new())
-                } else {
-                    renew(conn, asked).await
-                }
+                Ok(renewed)
             })
         })
         .await;
