@@ -47,7 +47,7 @@ pub struct Dispatcher {
     agents: BTreeSet<String>,
     /// Domains to look at on behalf of whoever is parked there.
     domains: BTreeSet<String>,
-    /// About how many sessions there are to start.
+    /// How many sessions there are said to be to start.
     starts: usize,
     /// Agents that were looked at since the last wake-up and could not take what there was.
     tried: BTreeSet<String>,
@@ -146,7 +146,7 @@ impl Dispatcher {
                 domains,
                 agents,
             }) => {
-                self.starts += starts as usize;
+                self.starts = self.starts.saturating_add(starts as usize);
                 self.domains.extend(domains);
                 self.agents.extend(agents);
             }
@@ -206,7 +206,8 @@ impl Dispatcher {
         match found {
             Ok(found) => {
                 if found.starts {
-                    self.starts = self.starts.max(MAX_ASKING);
+                    // How many is not known: as many as can be given out.
+                    self.starts = usize::MAX;
                 }
                 self.domains.extend(found.domains);
                 for (agent, claim_number) in found.standing {
@@ -247,8 +248,10 @@ impl Dispatcher {
                 chosen.extend(parked);
             }
         }
+        let mut starts = 0;
         if self.starts > 0 && chosen.len() < MAX_ASKING {
-            let most = std::mem::take(&mut self.starts).min(MAX_ASKING - chosen.len());
+            starts = std::mem::take(&mut self.starts);
+            let most = starts.min(MAX_ASKING - chosen.len());
             let but = chosen.union(&self.tried).cloned().collect();
             chosen.extend(self.waiters.for_starts(self.placement, most, &but));
         }
@@ -276,6 +279,7 @@ impl Dispatcher {
                 asking,
                 domains,
                 limit,
+                starts,
             },
             fresh,
         ))
@@ -302,11 +306,14 @@ impl Dispatcher {
         };
         let Done {
             verdicts,
+            placement,
+            started,
             more_starts,
             more_domains,
             hints,
         } = done;
         self.hub.committed(hints);
+        self.placement = placement.unwrap_or(self.placement);
         let mut gone = Vec::new();
         for (agent, verdict) in verdicts {
             gone.extend(self.settle(&agent, verdict, fresh.contains(&agent)));
@@ -314,11 +321,13 @@ impl Dispatcher {
         for (claim, offered) in gone {
             unoffer::take_back(&self.db, &self.hub, claim, offered).await;
         }
-        // More than these agents could take: the others are looked at, each once per wake-up.
+        // More than these agents could take: the others are looked at, each once per wake-up. What
+        // nobody spoke of is not looked for: each session is announced once, and the safety poll
+        // finds what was not.
         self.tried
             .extend(round.asking.iter().map(|asking| asking.agent.clone()));
         if more_starts {
-            self.starts = self.starts.max(MAX_ASKING / 4);
+            self.starts = self.starts.max(round.starts.saturating_sub(started));
         }
         self.domains.extend(more_domains);
         true
@@ -351,6 +360,9 @@ impl Dispatcher {
         }
         waiter.capacity = standing.capacity;
         waiter.slots_used = standing.slots_used;
+        waiter.passed_over_until = standing
+            .passed_over_seconds
+            .map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.min(86_400.0)));
         let news = standing.cordoned != waiter.cordoned
             || standing.lost.iter().any(|lost| !waiter.lost.contains(lost));
         let answered_now = fresh && waiter.deadline <= Instant::now();
