@@ -305,6 +305,7 @@ impl Dispatcher {
                 return false;
             }
         };
+        let gave = done.verdicts.values().any(|v| !v.assignments.is_empty());
         let Done {
             verdicts,
             placement,
@@ -330,7 +331,10 @@ impl Dispatcher {
         if more_starts {
             self.starts = self.starts.max(round.starts.saturating_sub(started));
         }
-        self.domains.extend(more_domains);
+        // What a domain's agents cannot take (no slot, cordoned, avoided) is not tried on thousands.
+        if gave || self.tried.len() < MAX_ASKING {
+            self.domains.extend(more_domains);
+        }
         true
     }
 

@@ -181,13 +181,17 @@ impl Waiters {
             .filter(|w| !w.reply.is_closed() && !but.contains(&w.agent))
             .collect();
         found.sort_unstable_by(|a, b| {
-            b.is_open()
-                .cmp(&a.is_open())
-                .then_with(|| {
-                    compare_utilisation((a.slots_used, a.capacity), (b.slots_used, b.capacity))
-                })
+            let utilisation =
+                compare_utilisation((a.slots_used, a.capacity), (b.slots_used, b.capacity));
+            a.cordoned
+                .cmp(&b.cordoned)
+                .then(utilisation)
                 .then_with(|| a.agent.cmp(&b.agent))
         });
+        // A cordoned agent may see to ends, but only if it is the only one there.
+        if found.len() > 1 {
+            found.retain(|waiter| !waiter.cordoned);
+        }
         found.truncate(most);
         found
             .into_iter()
