@@ -112,8 +112,12 @@ pub async fn acknowledge(
                     return Err(Error::AgentNotRegistered(name));
                 };
                 agent.fence(incarnation)?;
-                let ids = store::take_lost(conn, &name, incarnation, &dropped).await?;
-                let rows = sessions::store::lock(conn, &ids).await?;
+                let taken = store::take_lost(conn, &name, incarnation, &dropped).await?;
+                let ids: Vec<_> = taken.iter().map(|(id, _)| *id).collect();
+                let mut rows = sessions::store::lock(conn, &ids).await?;
+                // Given to somebody else since, and perhaps taken from him: that is not for this
+                // agent to acknowledge.
+                rows.retain(|row| taken.contains(&(row.id, row.lease_epoch)));
                 let now = sessions::store::now(conn).await?;
                 let pool = crate::pools::rules(conn, &agent.pool).await?;
                 let actor = sessions::system("acknowledgment");

@@ -235,19 +235,22 @@ pub async fn delete(conn: &mut Conn, name: &str) -> Result<()> {
 struct LostId {
     #[diesel(sql_type = SqlUuid)]
     session_id: Uuid,
+    #[diesel(sql_type = BigInt)]
+    lease_epoch: i64,
 }
 
-/// Removes what an agent acknowledges from its lost holds, and says which those were.
+/// Removes what an agent acknowledges from its lost holds, and says which those were, each with
+/// the epoch under which it was taken.
 pub async fn take_lost(
     conn: &mut Conn,
     name: &str,
     incarnation: i64,
     dropped: &[HeldSession],
-) -> Result<Vec<Uuid>> {
+) -> Result<Vec<(Uuid, i64)>> {
     let rows: Vec<LostId> = Statement::new(
         "-- agents::take_lost\nDELETE FROM lost_holds l USING unnest($3, $4) AS d (session_id, lease_epoch) \
          WHERE l.agent = $1 AND l.incarnation = $2 AND l.session_id = d.session_id \
-         AND l.lease_epoch = d.lease_epoch RETURNING l.session_id",
+         AND l.lease_epoch = d.lease_epoch RETURNING l.session_id, l.lease_epoch",
     )
     .bind::<Text, _>(name.to_owned())
     .bind::<BigInt, _>(incarnation)
@@ -255,5 +258,8 @@ pub async fn take_lost(
     .bind::<Array<BigInt>, _>(dropped.iter().map(|d| d.lease_epoch).collect::<Vec<_>>())
     .load(conn)
     .await?;
-    Ok(rows.into_iter().map(|row| row.session_id).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.session_id, row.lease_epoch))
+        .collect())
 }

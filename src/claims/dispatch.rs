@@ -12,7 +12,7 @@ use diesel::sql_types::{
     Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel_async::RunQueryDsl;
-use lessor_protocol::{Action, Assignment};
+use lessor_protocol::{Action, Assignment, Placement};
 use uuid::Uuid;
 
 use super::placement::{Candidate, Item, MayTake, share_out};
@@ -49,6 +49,8 @@ pub struct Round {
     pub domains: BTreeSet<String>,
     /// How many sessions to pick at most of each kind; 0 looks only at what is held.
     pub limit: usize,
+    /// How many sessions there are said to be to start; 0 where nobody said so.
+    pub starts: usize,
 }
 
 /// What became of one claim in a round.
@@ -77,6 +79,8 @@ pub struct Standing {
     pub capacity: i32,
     /// Those in use, after this round.
     pub slots_used: i32,
+    /// For how long it is offered nothing new.
+    pub passed_over_seconds: Option<f64>,
     /// Sessions that were taken from it.
     pub lost: Vec<Uuid>,
 }
@@ -86,6 +90,10 @@ pub struct Standing {
 pub struct Done {
     /// By agent.
     pub verdicts: HashMap<String, Verdict>,
+    /// The pool's placement.
+    pub placement: Option<Placement>,
+    /// How many sessions were given out that any agent may start.
+    pub started: usize,
     /// Whether there was more to start than could be given to these agents.
     pub more_starts: bool,
     /// Domains in which there was more.
@@ -177,7 +185,9 @@ pub async fn dispatch(conn: &mut Conn, round: &Round) -> Result<Done> {
     }
     let hints = sessions::write(conn, &given.drafts).await?;
     let waits = waits(conn, &candidates, &given, &by_name, now).await?;
-    Ok(given.into_done(round, &locked, &candidates, &waits, hints))
+    let mut done = given.into_done(round, &locked, &candidates, &waits, (now, hints));
+    done.placement = Some(pool.placement);
+    Ok(done)
 }
 
 fn candidate(agent: &LockedAgent, asking: &Asking, now: DateTime<Utc>) -> Candidate {
@@ -204,6 +214,7 @@ struct Given {
     assignments: HashMap<String, Vec<Assignment>>,
     picked: HashSet<Uuid>,
     avoided_until: HashMap<String, DateTime<Utc>>,
+    started: usize,
     more_starts: bool,
     more_domains: BTreeSet<String>,
 }
@@ -327,6 +338,8 @@ impl Given {
             .collect();
         let wanted = candidates.iter().map(free).sum::<usize>().min(round.limit);
         if wanted == 0 {
+            // Nobody here can take any; whether there are some is for others to find out.
+            self.more_starts = true;
             return Ok(());
         }
         let limit = tier(wanted);
@@ -349,6 +362,7 @@ impl Given {
                     // Its own domain came back: there is something to take over.
                     let own = row.resource_domain.as_ref() == Some(&agent.resource_domain);
                     let action = if own { row.next().action() } else { None };
+                    self.started += 1;
                     self.offer(ctx, row, agent, action.unwrap_or(Action::Start));
                 }
                 None => {
@@ -416,9 +430,10 @@ impl Given {
         locked: &[LockedAgent],
         candidates: &[Candidate],
         waits: &HashMap<String, f64>,
-        hints: Hints,
+        (now, hints): (DateTime<Utc>, Hints),
     ) -> Done {
         let mut done = Done {
+            started: self.started,
             more_starts: self.more_starts,
             more_domains: self.more_domains,
             hints,
@@ -430,6 +445,7 @@ impl Given {
                 .iter()
                 .find(|c| c.name == asking.agent)
                 .map(|c| c.slots_used);
+            let assignments = self.assignments.remove(&asking.agent).unwrap_or_default();
             let standing = row.map(|row| Standing {
                 incarnation: row.incarnation,
                 live: row.live,
@@ -437,11 +453,21 @@ impl Given {
                 cordoned: row.cordoned,
                 capacity: row.capacity,
                 slots_used: used.unwrap_or(row.slots_used),
-                lost: row.lost.clone(),
+                passed_over_seconds: row
+                    .passed_over_until
+                    .filter(|until| *until > now)
+                    .map(|until| (until - now).as_seconds_f64()),
+                // What is given to it anew is not lost to it any more.
+                lost: row
+                    .lost
+                    .iter()
+                    .copied()
+                    .filter(|lost| assignments.iter().all(|given| given.session.id != *lost))
+                    .collect(),
             });
             let verdict = Verdict {
                 standing,
-                assignments: self.assignments.remove(&asking.agent).unwrap_or_default(),
+                assignments,
                 look_again_in_seconds: waits.get(&asking.agent).copied(),
             };
             done.verdicts.insert(asking.agent.clone(), verdict);

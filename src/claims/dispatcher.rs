@@ -47,7 +47,7 @@ pub struct Dispatcher {
     agents: BTreeSet<String>,
     /// Domains to look at on behalf of whoever is parked there.
     domains: BTreeSet<String>,
-    /// About how many sessions there are to start.
+    /// How many sessions there are said to be to start.
     starts: usize,
     safety_at: Instant,
 }
@@ -146,7 +146,7 @@ impl Dispatcher {
                 domains,
                 agents,
             }) => {
-                self.starts += starts as usize;
+                self.starts = self.starts.saturating_add(starts as usize);
                 self.domains.extend(domains);
                 self.agents.extend(agents);
             }
@@ -190,7 +190,8 @@ impl Dispatcher {
         match found {
             Ok(found) => {
                 if found.starts {
-                    self.starts = self.starts.max(MAX_ASKING);
+                    // How many is not known: as many as can be given out.
+                    self.starts = usize::MAX;
                 }
                 self.domains.extend(found.domains);
                 for (agent, claim_number) in found.standing {
@@ -262,6 +263,7 @@ impl Dispatcher {
                 asking,
                 domains,
                 limit,
+                starts,
             },
             fresh,
         ))
@@ -270,6 +272,13 @@ impl Dispatcher {
     /// Runs a round and answers; whether another one may follow at once.
     async fn run_round(&mut self, round: Round, fresh: &BTreeSet<String>) -> bool {
         let round = Arc::new(round);
+        let hopeful: Vec<String> = round
+            .asking
+            .iter()
+            .map(|asking| &asking.agent)
+            .filter(|agent| !fresh.contains(*agent) && self.has_free_slot(agent))
+            .cloned()
+            .collect();
         let done = {
             let round = Arc::clone(&round);
             self.db
@@ -293,11 +302,14 @@ impl Dispatcher {
             .sum();
         let Done {
             verdicts,
+            placement,
+            started,
             more_starts,
             more_domains,
             hints,
         } = done;
         self.hub.committed(hints);
+        self.placement = placement.unwrap_or(self.placement);
         let mut gone = Vec::new();
         for (agent, verdict) in verdicts {
             gone.extend(self.settle(&agent, verdict, fresh.contains(&agent)));
@@ -305,14 +317,23 @@ impl Dispatcher {
         for (claim, offered) in gone {
             unoffer::take_back(&self.db, &self.hub, claim, offered).await;
         }
-        // More work than these agents could take: others are looked at, unless nobody moved.
-        if given > 0 || !self.agents.is_empty() {
-            if more_starts {
-                self.starts = self.starts.max(MAX_ASKING / 4);
-            }
+        // Somebody was asked who, as is known now, can take nothing; he is not asked again.
+        let learnt = hopeful.iter().any(|agent| !self.has_free_slot(agent));
+        // More work than these agents could take: others are looked at, unless nobody moved. What
+        // nobody spoke of is not looked for: each session is announced once, and the safety poll
+        // finds what was not.
+        let moved = given > 0 || !self.agents.is_empty();
+        if more_starts && (moved || learnt) {
+            self.starts = self.starts.max(round.starts.saturating_sub(started));
+        }
+        if moved {
             self.domains.extend(more_domains);
         }
         true
+    }
+
+    fn has_free_slot(&self, agent: &str) -> bool {
+        self.waiters.get(agent).is_some_and(Waiter::has_free_slot)
     }
 
     /// Answers one claim, or leaves it parked. Gives back what could not be handed over.
@@ -342,6 +363,9 @@ impl Dispatcher {
         }
         waiter.capacity = standing.capacity;
         waiter.slots_used = standing.slots_used;
+        waiter.passed_over_until = standing
+            .passed_over_seconds
+            .map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.min(86_400.0)));
         let news = standing.cordoned != waiter.cordoned
             || standing.lost.iter().any(|lost| !waiter.lost.contains(lost));
         let answered_now = fresh && waiter.deadline <= Instant::now();

@@ -133,6 +133,7 @@ pub async fn claim(app: &Arc<App>, agent: &str, claim: Claim) -> Result<Claimed>
         lost: renewal.lost.clone(),
         capacity: renewal.capacity,
         slots_used: renewal.slots_used,
+        passed_over_until: None,
         deadline,
         reply,
     };

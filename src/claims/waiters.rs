@@ -43,6 +43,8 @@ pub struct Waiter {
     pub capacity: i32,
     /// Those in use, likewise.
     pub slots_used: i32,
+    /// It is offered nothing new before this, likewise.
+    pub passed_over_until: Option<Instant>,
     /// When it is answered in any case; at once after the first look, where it does not wait.
     pub deadline: Instant,
     /// Where it is answered.
@@ -50,8 +52,16 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    fn has_free_slot(&self) -> bool {
-        !self.cordoned && self.max_sessions > 0 && self.slots_used < self.capacity
+    /// Whether it could be given something to start, as far as is known.
+    pub fn has_free_slot(&self) -> bool {
+        self.is_open() && self.max_sessions > 0 && self.slots_used < self.capacity
+    }
+
+    fn is_open(&self) -> bool {
+        !self.cordoned
+            && self
+                .passed_over_until
+                .is_none_or(|until| until <= Instant::now())
     }
 }
 
@@ -156,7 +166,7 @@ impl Waiters {
             .collect()
     }
 
-    /// Those of a domain, least utilised first.
+    /// Those of a domain, least utilised first; last those that are given nothing new.
     pub fn of_domain(&self, domain: &str, most: usize, but: &BTreeSet<String>) -> Vec<String> {
         let mut found: Vec<&Waiter> = self
             .by_agent
@@ -165,7 +175,11 @@ impl Waiters {
             .filter(|w| !w.reply.is_closed() && !but.contains(&w.agent))
             .collect();
         found.sort_unstable_by(|a, b| {
-            compare_utilisation((a.slots_used, a.capacity), (b.slots_used, b.capacity))
+            b.is_open()
+                .cmp(&a.is_open())
+                .then_with(|| {
+                    compare_utilisation((a.slots_used, a.capacity), (b.slots_used, b.capacity))
+                })
                 .then_with(|| a.agent.cmp(&b.agent))
         });
         found.truncate(most);

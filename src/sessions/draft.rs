@@ -204,6 +204,13 @@ impl Draft {
         before.into_iter().chain(after.map(|agent| (agent, 1)))
     }
 
+    /// The agent that has a slot more than before.
+    pub(super) fn freed_slot_of(&self) -> Option<&str> {
+        let before = self.was.was_agent.as_deref();
+        let uses = self.row.uses_slot() && self.row.assigned_agent_id.as_deref() == before;
+        before.filter(|_| self.was.used_slot && !uses)
+    }
+
     /// Appends an event; the version rises once per transaction, with the first of them.
     pub(super) fn record(&mut self, ctx: &Context<'_>, kind: &'static str) -> &mut NewEvent {
         if self.events.is_empty() {

@@ -78,7 +78,15 @@ pub async fn write(conn: &mut Conn, drafts: &[Draft]) -> Result<Hints> {
             count.written
         )));
     }
-    Ok(Hints::of(drafts.iter().map(|draft| &draft.row)))
+    let mut hints = Hints::of(drafts.iter().map(|draft| &draft.row));
+    for draft in &drafts {
+        // A slot that is free again may be what its agent, parked and full, waits for.
+        if let Some(agent) = draft.freed_slot_of() {
+            let pool = hints.pool(&draft.row.agent_pool);
+            pool.agents.insert(agent.to_owned());
+        }
+    }
+    Ok(hints)
 }
 
 fn agent_changes<'a>(drafts: &[&'a Draft]) -> Vec<AgentChange<'a>> {

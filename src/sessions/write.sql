@@ -68,6 +68,10 @@ WITH changed AS MATERIALIZED (
     INSERT INTO lease_ledger (session_id, lease_epoch, agent, incarnation, action, offered_at, accepted_at)
     SELECT * FROM json_to_recordset($4) AS l (session_id uuid, lease_epoch bigint, agent text,
         incarnation bigint, action text, offered_at timestamptz, accepted_at timestamptz)
+), forgotten AS (
+    -- Given to it anew, it is not lost to it any more.
+    DELETE FROM lost_holds l USING json_to_recordset($4) AS o (session_id uuid, agent text)
+    WHERE l.agent = o.agent AND l.session_id = o.session_id
 ), closed AS (
     UPDATE lease_ledger l SET
         accepted_at = coalesce(c.accepted_at, l.accepted_at),
