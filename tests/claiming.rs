@@ -354,6 +354,8 @@ async fn three_lapses_in_a_row_pass_an_agent_over() {
     let claimed = other.await.expect("the task").expect("it may claim");
     assert_eq!(claimed.assignments[0].session.id, session.id);
     assert!(passed_over.elapsed() < Duration::from_secs(3));
+    b.accepts(&claimed.assignments[0], ReportedState::Running)
+        .await;
     let next = server.session("p").await;
     let claimed = waiting.await.expect("the task").expect("it may claim");
     assert_eq!(claimed.assignments[0].session.id, next.id);
