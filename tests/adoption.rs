@@ -1,5 +1,7 @@
 //! Adoption: what becomes of sessions when their agent goes, or hangs.
 
+use std::time::{Duration, Instant};
+
 use lessor_protocol::{
     Action, Assignment, EndReason, Heartbeat, HeldSession, Outcome, ProblemCode, Renewed,
     ReportCode, ReportedState, SessionState,
@@ -484,6 +486,7 @@ async fn a_hanging_end_goes_from_agent_to_agent_and_is_never_a_dead_letter() {
 async fn a_start_that_hangs_each_time_is_a_dead_letter_in_the_end() {
     let server = server_with(|pool| {
         pool.start_timeout_seconds = 1.0;
+        pool.accept_timeout_seconds = 1.0;
         pool.max_attempts = 1;
     })
     .await;
@@ -525,5 +528,44 @@ async fn an_agent_that_beats_keeps_what_it_holds() {
     assert_eq!(ends(&server, session.id).await, [None]);
     assert_eq!(refused(silent.beat().await), ProblemCode::LeaseExpired);
     beating.abort();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_parked_poll_ends_with_what_was_taken() {
+    let server = server_with(|pool| {
+        pool.lease_ttl_seconds = 60.0;
+        pool.terminate_timeout_seconds = 1.0;
+        pool.accept_timeout_seconds = 1.0;
+    })
+    .await;
+    let agent = server.agent("a", "p", "d", 1).await;
+    let session = server.session("p").await;
+    agent.runs_one().await;
+    delete(&server, session.id).await;
+    let end = agent.claim(1, 5.0).await.remove(0);
+    agent.accepts(&end, ReportedState::Terminating).await;
+    let began = Instant::now();
+    let told = agent.try_claim(1, 50.0).await.expect("it may claim");
+    assert_eq!(told.lost, [session.id]);
+    assert!(told.assignments.is_empty());
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    // Acknowledged with the next claim; then, since nobody else is there, it is its again.
+    let mut body = agent.claim_body(1, 0.0);
+    body.dropped = TestAgent::held(&[end.clone()]);
+    let next = server.client.claim("a", &body).await.expect("it may claim");
+    assert!(next.lost.is_empty(), "{next:?}");
+    let again = agent.claim(1, 50.0).await.remove(0);
+    assert_eq!(
+        (again.session.id, again.action),
+        (session.id, Action::Terminate)
+    );
+    assert!(again.lease_epoch > end.lease_epoch);
+    agent.accepts(&again, ReportedState::Terminated).await;
+    the_books_agree(&server).await;
     server.stop().await;
 }
