@@ -556,7 +556,7 @@ async fn a_parked_poll_ends_with_what_was_taken() {
     );
     // Acknowledged with the next claim; then, since nobody else is there, it is its again.
     let mut body = agent.claim_body(1, 0.0);
-    body.dropped = TestAgent::held(&[end.clone()]);
+    body.dropped = TestAgent::held(std::slice::from_ref(&end));
     let next = server.client.claim("a", &body).await.expect("it may claim");
     assert!(next.lost.is_empty(), "{next:?}");
     let again = agent.claim(1, 50.0).await.remove(0);
