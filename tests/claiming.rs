@@ -2,9 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use lessor_protocol::{Action, ReportedState, SessionState};
+use futures_util::future::select_all;
+use lessor_protocol::{
+    Action, CordonRequest, DesiredState, EndReason, NewSession, Outcome, Placement, ProblemCode,
+    ReportCode, ReportedFailure, ReportedState, Scheduling, SessionPatch, SessionState,
+};
 
-use crate::support::TestServer;
+use crate::support::checks::{ends, ledger, refused, the_books_agree};
+use crate::support::{TestServer, database, eventually, report};
 
 #[tokio::test]
 async fn a_session_goes_from_post_to_running_to_terminated() {
@@ -43,5 +48,677 @@ async fn a_session_posted_while_an_agent_is_parked_reaches_it_at_once() {
     let took = posted.elapsed();
     assert_eq!(claimed.assignments[0].session.id, session.id);
     assert!(took < Duration::from_secs(1), "took {took:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn one_session_wakes_one_of_two_hundred_parked_agents_with_one_statement() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let mut polls = Vec::new();
+    for n in 0..200 {
+        let agent = server.agent(&format!("a{n:03}"), "p", "d", 1).await;
+        polls.push((agent.name.clone(), agent.park(1, 50.0)));
+    }
+    server.has_parked("p", 200).await;
+    let before = server.metric("lessor_claim_statements_total").await;
+    let session = server.session("p").await;
+    server.has_parked("p", 199).await;
+    let after = server.metric("lessor_claim_statements_total").await;
+    assert!(after - before <= 1.0, "{} statements", after - before);
+    server.stop().await;
+    let mut given = Vec::new();
+    for (agent, poll) in polls {
+        let claimed = poll.await.expect("the task").expect("it may claim");
+        given.extend(claimed.assignments.into_iter().map(|a| (agent.clone(), a)));
+    }
+    assert_eq!(given.len(), 1, "{given:#?}");
+    assert_eq!(given[0].1.session.id, session.id);
+    assert_eq!(
+        given[0].1.session.assigned_agent_id,
+        Some(given[0].0.clone())
+    );
+}
+
+/// Posts 30 sessions one by one over three parked agents, and counts what each gets.
+async fn thirty_over_three(placement: Placement) -> Vec<usize> {
+    let server = TestServer::start().await;
+    server.pool("p", |pool| pool.placement = placement).await;
+    let mut agents = Vec::new();
+    for name in ["a", "b", "c"] {
+        agents.push(server.agent(name, "p", "d", 20).await);
+    }
+    let mut polls: Vec<_> = agents.iter().map(|agent| agent.park(1, 50.0)).collect();
+    let mut got = vec![0; 3];
+    for _ in 0..30 {
+        server.has_parked("p", 3).await;
+        server.session("p").await;
+        let (claimed, index, _) = select_all(polls.iter_mut()).await;
+        let claimed = claimed.expect("the task").expect("it may claim");
+        assert_eq!(claimed.assignments.len(), 1);
+        got[index] += 1;
+        let agent = &agents[index];
+        agent
+            .accepts(&claimed.assignments[0], ReportedState::Running)
+            .await;
+        polls[index] = agent.park(1, 50.0);
+    }
+    the_books_agree(&server).await;
+    server.stop().await;
+    got
+}
+
+#[tokio::test]
+async fn spread_evens_thirty_sessions_out() {
+    assert_eq!(thirty_over_three(Placement::Spread).await, [10, 10, 10]);
+}
+
+#[tokio::test]
+async fn pack_fills_one_agent_before_the_next() {
+    assert_eq!(thirty_over_three(Placement::Pack).await, [20, 10, 0]);
+}
+
+#[tokio::test]
+async fn a_full_agent_parks_and_gets_the_next_session_when_a_slot_is_free() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 1).await;
+    server.session("p").await;
+    let first = agent.runs_one().await;
+    let second = server.session("p").await;
+    assert!(agent.claim(1, 0.0).await.is_empty());
+    let parked = agent.park(1, 50.0);
+    server.has_parked("p", 1).await;
+    // Its resource ended by itself; the report goes beside the poll.
+    let ended = Instant::now();
+    agent.accepts(&first, ReportedState::Terminated).await;
+    let claimed = parked.await.expect("the task").expect("it may claim");
+    assert_eq!(claimed.assignments.len(), 1);
+    assert_eq!(claimed.assignments[0].session.id, second.id);
+    assert!(
+        ended.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        ended.elapsed()
+    );
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_claim_for_no_sessions_gets_only_work_on_what_is_held() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 5).await;
+    server.session("p").await;
+    let held = agent.runs_one().await;
+    let waiting = server.session("p").await;
+    assert!(agent.claim(0, 0.0).await.is_empty());
+    let patch = SessionPatch {
+        desired_state: Some(DesiredState::Hibernated),
+        ..SessionPatch::default()
+    };
+    server
+        .client
+        .patch_session(&held.session.id.to_string(), &patch)
+        .await
+        .expect("it may hibernate");
+    let work = agent.claim(0, 5.0).await;
+    assert_eq!(work.len(), 1);
+    assert_eq!(
+        (work[0].session.id, work[0].action),
+        (held.session.id, Action::Hibernate)
+    );
+    agent.accepts(&work[0], ReportedState::Hibernated).await;
+    assert!(agent.claim(0, 0.0).await.is_empty());
+    assert_eq!(server.get(waiting.id).await.state, SessionState::Pending);
+    assert_eq!(server.get(waiting.id).await.lease_epoch, 0);
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_not_reported_on_is_told_again_at_once_and_then_after_1_and_2_seconds() {
+    let server = TestServer::start().await;
+    server
+        .pool("p", |pool| pool.accept_timeout_seconds = 60.0)
+        .await;
+    let agent = server.agent("a", "p", "d", 2).await;
+    let session = server.session("p").await;
+    let first = agent.claim(1, 0.0).await.remove(0);
+    let other = server.session("p").await;
+    // It counts first within max_sessions.
+    let again = agent.claim(1, 0.0).await;
+    let told = Instant::now();
+    assert_eq!(again.len(), 1);
+    assert_eq!(
+        (again[0].session.id, again[0].lease_epoch, again[0].action),
+        (session.id, first.lease_epoch, Action::Start)
+    );
+    // Not again before its time: there is room for the other one.
+    let next = agent.claim(1, 0.0).await;
+    assert_eq!(next.len(), 1);
+    assert_eq!(next[0].session.id, other.id);
+    agent.accepts(&next[0], ReportedState::Starting).await;
+    assert!(agent.claim(1, 0.0).await.is_empty());
+    let third = agent.claim(1, 20.0).await;
+    let after = told.elapsed().as_secs_f64();
+    let told = Instant::now();
+    assert_eq!(third[0].session.id, session.id);
+    assert!((0.9..3.0).contains(&after), "after {after} s");
+    let fourth = agent.claim(1, 20.0).await;
+    let after = told.elapsed().as_secs_f64();
+    assert_eq!(fourth[0].session.id, session.id);
+    assert_eq!(fourth[0].lease_epoch, first.lease_epoch);
+    assert!((1.9..4.0).contains(&after), "after {after} s");
+    // The version rises with events alone, not with being told again.
+    assert_eq!(fourth[0].session.version, first.session.version);
+    agent.accepts(&fourth[0], ReportedState::Running).await;
+    assert!(agent.claim(1, 0.0).await.is_empty());
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_newest_claim_wins_on_one_server() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 2).await;
+    let older = agent.park(1, 50.0);
+    server.has_parked("p", 1).await;
+    let newer = agent.park(1, 50.0);
+    let refusal = refused(older.await.expect("the task"));
+    assert_eq!(refusal, ProblemCode::ClaimSuperseded);
+    let session = server.session("p").await;
+    let claimed = newer.await.expect("the task").expect("it may claim");
+    assert_eq!(claimed.assignments[0].session.id, session.id);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_newest_claim_wins_across_servers() {
+    let server = TestServer::start().await;
+    let beside = server.beside().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 2).await;
+    let older = agent.park(1, 50.0);
+    server.has_parked("p", 1).await;
+    let newer = agent.at(&beside).park(1, 50.0);
+    let began = Instant::now();
+    let refusal = refused(older.await.expect("the task"));
+    assert_eq!(refusal, ProblemCode::ClaimSuperseded);
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    // Posted at the server whose claim was superseded: the other one hears of it.
+    let session = server.session("p").await;
+    let claimed = newer.await.expect("the task").expect("it may claim");
+    assert_eq!(claimed.assignments[0].session.id, session.id);
+    beside.stop().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_lapsed_offer_goes_to_another_agent_though_the_first_is_parked_and_emptier() {
+    let server = TestServer::start().await;
+    server
+        .pool("p", |pool| pool.accept_timeout_seconds = 1.5)
+        .await;
+    let (a, b) = (
+        server.agent("a", "p", "d", 10).await,
+        server.agent("b", "p", "d", 10).await,
+    );
+    server.session("p").await;
+    b.runs_one().await;
+    let session = server.session("p").await;
+    let offered = a.claim(1, 0.0).await.remove(0);
+    assert_eq!(offered.session.id, session.id);
+    // Told again at once and after a second; then the next repetition would come after the lapse.
+    assert_eq!(a.claim(1, 0.0).await.len(), 1);
+    assert_eq!(a.claim(1, 5.0).await.len(), 1);
+    let waiting = a.park(1, 50.0);
+    let other = b.park(1, 50.0);
+    let claimed = other.await.expect("the task").expect("it may claim");
+    let given = &claimed.assignments[0];
+    assert_eq!(given.session.id, session.id);
+    assert_eq!(given.lease_epoch, offered.lease_epoch + 1);
+    assert_eq!(given.session.attempt, offered.session.attempt);
+    b.accepts(given, ReportedState::Running).await;
+    let late = a.reports(&offered, ReportedState::Starting).await;
+    assert_eq!(
+        (late.outcome, late.code),
+        (Outcome::Fenced, Some(ReportCode::LeaseEpochStale))
+    );
+    assert_eq!(
+        ends(&server, session.id).await,
+        [Some(EndReason::OfferLapsed), None]
+    );
+    assert!(!waiting.is_finished());
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_lapsed_offer_comes_back_to_the_only_agent() {
+    let server = TestServer::start().await;
+    server
+        .pool("p", |pool| pool.accept_timeout_seconds = 1.0)
+        .await;
+    let agent = server.agent("a", "p", "d", 10).await;
+    let session = server.session("p").await;
+    let offered = agent.claim(1, 0.0).await.remove(0);
+    eventually("the offer lapses", || async {
+        server.get(session.id).await.assigned_agent_id.is_none()
+    })
+    .await;
+    let again = agent.claim(1, 20.0).await.remove(0);
+    assert_eq!(again.session.id, session.id);
+    assert_eq!(again.lease_epoch, offered.lease_epoch + 1);
+    assert_eq!(again.session.attempt, offered.session.attempt);
+    agent.accepts(&again, ReportedState::Running).await;
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn three_lapses_in_a_row_pass_an_agent_over() {
+    let server = TestServer::start().await;
+    server
+        .pool("p", |pool| {
+            pool.accept_timeout_seconds = 1.0;
+            pool.backoff_initial_seconds = 4.0;
+        })
+        .await;
+    let a = server.agent("a", "p", "d", 10).await;
+    let b = server.agent("b", "p", "d", 10).await;
+    server.session("p").await;
+    b.runs_one().await;
+    for _ in 0..3 {
+        let session = server.session("p").await;
+        assert_eq!(a.claim(1, 5.0).await[0].session.id, session.id);
+        eventually("the offer lapses", || async {
+            server.get(session.id).await.assigned_agent_id.is_none()
+        })
+        .await;
+        let id = session.id.to_string();
+        let ended = server.client.delete_session(&id, &Default::default()).await;
+        assert_eq!(ended.expect("202").state, SessionState::Terminated);
+    }
+    let passed_over = Instant::now();
+    let waiting = a.park(1, 50.0);
+    let other = b.park(1, 50.0);
+    server.has_parked("p", 2).await;
+    let posted = Instant::now();
+    let session = server.session("p").await;
+    // The emptier one is passed over, and that does not keep the session from the other.
+    let claimed = other.await.expect("the task").expect("it may claim");
+    assert_eq!(claimed.assignments[0].session.id, session.id);
+    assert!(
+        posted.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        posted.elapsed()
+    );
+    b.accepts(&claimed.assignments[0], ReportedState::Running)
+        .await;
+    let next = server.session("p").await;
+    let claimed = waiting.await.expect("the task").expect("it may claim");
+    assert_eq!(claimed.assignments[0].session.id, next.id);
+    let waited = passed_over.elapsed().as_secs_f64();
+    assert!((2.0..10.0).contains(&waited), "passed over for {waited} s");
+    // An acceptance ends the row.
+    a.accepts(&claimed.assignments[0], ReportedState::Running)
+        .await;
+    let more = server.session("p").await;
+    assert_eq!(a.claim(1, 5.0).await[0].session.id, more.id);
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn declined_hands_an_offer_back_at_once() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let (a, b) = (
+        server.agent("a", "p", "d", 1).await,
+        server.agent("b", "p", "d", 1).await,
+    );
+    let session = server.session("p").await;
+    let offered = a.claim(1, 0.0).await.remove(0);
+    let other = b.park(1, 50.0);
+    server.has_parked("p", 1).await;
+    let mut no = report(&offered, ReportedState::Declined);
+    no.failure = Some(Some(ReportedFailure {
+        reason: "no_gpu".to_owned(),
+        message: String::new(),
+        exit_code: None,
+        retryable: true,
+        at: None,
+    }));
+    let declined = Instant::now();
+    let result = a
+        .try_report(vec![no])
+        .await
+        .expect("it may report")
+        .remove(0);
+    assert_eq!(result.outcome, Outcome::Accepted, "{result:?}");
+    let claimed = other.await.expect("the task").expect("it may claim");
+    assert_eq!(claimed.assignments[0].session.id, session.id);
+    assert!(declined.elapsed() < Duration::from_secs(2));
+    b.accepts(&claimed.assignments[0], ReportedState::Running)
+        .await;
+    // A hold cannot be declined any more.
+    let late = b
+        .reports(&claimed.assignments[0], ReportedState::Declined)
+        .await;
+    assert_eq!(late.code, Some(ReportCode::TransitionNotAllowed));
+    assert_eq!(
+        ends(&server, session.id).await,
+        [Some(EndReason::Declined), None]
+    );
+    let events = server
+        .client
+        .session_events(&session.id.to_string(), &Default::default())
+        .await
+        .expect("events");
+    let told = serde_json::to_string(&events.items).expect("JSON");
+    assert!(told.contains("no_gpu"), "{told}");
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_fifth_lapse_in_a_row_counts_an_attempt() {
+    let server = TestServer::start().await;
+    server
+        .pool("p", |pool| {
+            pool.accept_timeout_seconds = 1.0;
+            pool.max_attempts = 1;
+        })
+        .await;
+    let session = server.session("p").await;
+    for n in 1..=5 {
+        let now = server.get(session.id).await;
+        assert_eq!(now.state, SessionState::Pending, "before offer {n}");
+        let agent = server.agent(&format!("a{n}"), "p", "d", 1).await;
+        assert_eq!(agent.claim(1, 5.0).await[0].session.id, session.id);
+        eventually("the offer lapses", || async {
+            server.get(session.id).await.assigned_agent_id.is_none()
+        })
+        .await;
+    }
+    let dead = server.get(session.id).await;
+    assert_eq!(dead.state, SessionState::Failed);
+    assert_eq!(dead.failure.expect("a failure").reason, "not_accepted");
+    assert_eq!(
+        ends(&server, session.id).await,
+        [Some(EndReason::OfferLapsed); 5]
+    );
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+fn new_session(change: impl FnOnce(&mut NewSession)) -> NewSession {
+    let mut new =
+        NewSession::in_pool("p", &serde_json::json!({"command": ["true"]})).expect("a spec");
+    change(&mut new);
+    new
+}
+
+#[tokio::test]
+async fn higher_priority_goes_first_and_then_the_order_of_posting() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 100).await;
+    let priorities = [0, 5, 0, -3, 5, 0, 1000, -1000];
+    let sessions = priorities
+        .iter()
+        .map(|priority| new_session(|new| new.priority = *priority))
+        .collect();
+    let body = lessor_protocol::NewSessions { sessions };
+    let mut made = server
+        .client
+        .create_sessions(&body, None)
+        .await
+        .expect("they are made")
+        .items;
+    made.push(server.session("p").await);
+    made.push(server.session("p").await);
+    made.sort_by_key(|session| -session.priority);
+    let expected: Vec<_> = made.iter().map(|session| session.id).collect();
+    let mut got = Vec::new();
+    // One by one, then several at once: the same order.
+    for max_sessions in [1, 1, 1, 10] {
+        for assignment in agent.claim(max_sessions, 0.0).await {
+            got.push(assignment.session.id);
+            agent.accepts(&assignment, ReportedState::Starting).await;
+        }
+    }
+    assert_eq!(got, expected);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_for_later_becomes_claimable_in_time_and_delays_nobody() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 100).await;
+    let tomorrow = chrono::Utc::now() + chrono::TimeDelta::days(1);
+    let far = new_session(|new| {
+        new.not_before = Some(tomorrow);
+        new.priority = 1000;
+    });
+    let batch = lessor_protocol::NewSessions {
+        sessions: vec![far; 1_000],
+    };
+    for _ in 0..5 {
+        let made = server.client.create_sessions(&batch, None).await;
+        assert_eq!(made.expect("they are made").items.len(), 1_000);
+    }
+    assert!(agent.claim(10, 0.0).await.is_empty());
+    let at = chrono::Utc::now() + chrono::TimeDelta::milliseconds(1_500);
+    let soon = new_session(|new| new.not_before = Some(at));
+    let soon = server
+        .client
+        .create_session(&soon, None)
+        .await
+        .expect("made");
+    assert_eq!(server.get(soon.id).await.state, SessionState::Pending);
+    let parked = agent.park(10, 50.0);
+    server.has_parked("p", 1).await;
+    let posted = Instant::now();
+    let now = server.session("p").await;
+    let claimed = parked.await.expect("the task").expect("it may claim");
+    assert_eq!(claimed.assignments.len(), 1);
+    assert_eq!(claimed.assignments[0].session.id, now.id);
+    assert!(
+        posted.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        posted.elapsed()
+    );
+    agent
+        .accepts(&claimed.assignments[0], ReportedState::Running)
+        .await;
+    let later = agent.claim(10, 50.0).await;
+    assert_eq!(later.len(), 1);
+    assert_eq!(later[0].session.id, soon.id);
+    let offered = ledger(&server, soon.id).await[0].offered_at;
+    let late = (offered - at).as_seconds_f64();
+    // One machine, so the test's clock is the database's.
+    assert!(
+        (0.0..2.0).contains(&late),
+        "offered {late} s after its time"
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_cordon_ends_the_poll_once_and_leaves_work_on_what_is_held() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 5).await;
+    server.session("p").await;
+    let held = agent.runs_one().await;
+    let parked = agent.park(1, 50.0);
+    server.has_parked("p", 1).await;
+    let cordon = CordonRequest {
+        reason: Some("kernel update".to_owned()),
+        until: None,
+    };
+    server.client.cordon_agent("a", &cordon).await.expect("200");
+    let ended = parked.await.expect("the task").expect("it may claim");
+    assert_eq!(ended.scheduling, Scheduling::Cordoned);
+    assert!(ended.assignments.is_empty());
+    let parked = agent.park(1, 50.0);
+    server.has_parked("p", 1).await;
+    let waiting = server.session("p").await;
+    let id = held.session.id.to_string();
+    server
+        .client
+        .delete_session(&id, &Default::default())
+        .await
+        .expect("202");
+    let claimed = parked.await.expect("the task").expect("it may claim");
+    assert_eq!(claimed.scheduling, Scheduling::Cordoned);
+    assert_eq!(claimed.assignments.len(), 1);
+    assert_eq!(claimed.assignments[0].session.id, held.session.id);
+    assert_eq!(claimed.assignments[0].action, Action::Terminate);
+    agent
+        .accepts(&claimed.assignments[0], ReportedState::Terminated)
+        .await;
+    assert!(agent.claim(1, 0.0).await.is_empty());
+    assert_eq!(server.get(waiting.id).await.lease_epoch, 0);
+    server.client.uncordon_agent("a").await.expect("200");
+    assert_eq!(agent.claim(1, 5.0).await[0].session.id, waiting.id);
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_cordon_lifts_itself() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 5).await;
+    let until = chrono::Utc::now() + chrono::TimeDelta::milliseconds(1_500);
+    let cordon = CordonRequest {
+        reason: None,
+        until: Some(until),
+    };
+    server.client.cordon_agent("a", &cordon).await.expect("200");
+    let session = server.session("p").await;
+    assert!(agent.claim(1, 0.0).await.is_empty());
+    eventually("the cordon lifts", || async {
+        let now = server.client.get_agent("a").await.expect("the agent");
+        now.scheduling == Scheduling::Active && now.cordon.is_none()
+    })
+    .await;
+    assert!(chrono::Utc::now() >= until);
+    assert_eq!(agent.claim(1, 5.0).await[0].session.id, session.id);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_offer_that_was_not_accepted_is_no_hold() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 1).await;
+    let session = server.session("p").await;
+    let offered = agent.claim(1, 0.0).await.remove(0);
+    let id = session.id.to_string();
+    let ended = server.client.delete_session(&id, &Default::default()).await;
+    assert_eq!(ended.expect("202").state, SessionState::Terminated);
+    let late = agent.reports(&offered, ReportedState::Running).await;
+    assert_eq!(
+        (late.outcome, late.code, late.state),
+        (
+            Outcome::Fenced,
+            Some(ReportCode::NotAssigned),
+            Some(SessionState::Terminated)
+        )
+    );
+    assert!(agent.claim(1, 0.0).await.is_empty());
+    // Its slot is free again.
+    let next = server.session("p").await;
+    assert_eq!(agent.claim(1, 5.0).await[0].session.id, next.id);
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn past_the_limit_of_parked_polls_there_is_a_503() {
+    let server = TestServer::over(database().await, |s| s.max_waiters = 2).await;
+    server.pool("p", |_| {}).await;
+    let mut parked = Vec::new();
+    for name in ["a", "b"] {
+        parked.push(server.agent(name, "p", "d", 1).await.park(1, 50.0));
+    }
+    server.has_parked("p", 2).await;
+    let third = server.agent("c", "p", "d", 1).await;
+    let refusal = third.try_claim(1, 20.0).await.expect_err("too many");
+    assert_eq!(refusal.status(), Some(503));
+    assert!(refusal.retry_after().is_some(), "{refusal:?}");
+    assert_eq!(refused::<()>(Err(refusal)), ProblemCode::TooManyWaiters);
+    // A place that was given back is there for others.
+    server.session("p").await;
+    let (first, _, rest) = select_all(parked).await;
+    assert_eq!(
+        first
+            .expect("the task")
+            .expect("it may claim")
+            .assignments
+            .len(),
+        1
+    );
+    assert!(third.claim(1, 0.0).await.is_empty());
+    assert_eq!(rest.len(), 1);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_last_agent_of_a_domain_ends_what_is_to_end_though_it_is_cordoned() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let leaving = server.agent("a", "p", "d", 2).await;
+    server.sessions("p", 2).await;
+    let held = [leaving.runs_one().await, leaving.runs_one().await];
+    let other = server.agent("b", "p", "d", 0).await;
+    let last = server.agent("c", "p", "d", 5).await;
+    let cordon = CordonRequest::default();
+    server.client.cordon_agent("c", &cordon).await.expect("200");
+    let goodbye = server
+        .client
+        .deregister_agent("a", Some(leaving.incarnation), false);
+    goodbye.await.expect("204");
+    let id = held[0].session.id.to_string();
+    let how = lessor_client::DeleteSession::default();
+    server.client.delete_session(&id, &how).await.expect("202");
+    // Another agent of the domain lives: that is for it to do.
+    assert!(last.claim(5, 0.0).await.is_empty());
+    let parked = last.park(5, 50.0);
+    server.has_parked("p", 1).await;
+    let goodbye = server
+        .client
+        .deregister_agent("b", Some(other.incarnation), false);
+    goodbye.await.expect("204");
+    let gone = Instant::now();
+    let claimed = parked.await.expect("the task").expect("it may claim");
+    assert!(
+        gone.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        gone.elapsed()
+    );
+    assert_eq!(claimed.scheduling, Scheduling::Cordoned);
+    assert_eq!(claimed.assignments.len(), 1, "{claimed:#?}");
+    assert_eq!(claimed.assignments[0].session.id, held[0].session.id);
+    assert_eq!(claimed.assignments[0].action, Action::Terminate);
+    last.accepts(&claimed.assignments[0], ReportedState::Terminated)
+        .await;
+    // What runs is not for it to adopt.
+    assert!(last.claim(5, 0.0).await.is_empty());
+    assert_eq!(
+        server.get(held[1].session.id).await.state,
+        SessionState::Running
+    );
+    the_books_agree(&server).await;
     server.stop().await;
 }

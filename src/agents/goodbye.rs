@@ -64,6 +64,9 @@ pub async fn goodbye(
     .await?;
     store::delete(conn, name).await?;
     leases::refresh_domains(conn, &agent.pool, vec![agent.resource_domain.clone()]).await?;
-    hints.pool(&agent.pool).agents.insert(name.to_owned());
+    let hint = hints.pool(&agent.pool);
+    hint.agents.insert(name.to_owned());
+    // Who is now the last of the domain may have more to do, cordoned as it is.
+    hint.domains.insert(agent.resource_domain);
     Ok(hints)
 }

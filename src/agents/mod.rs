@@ -149,6 +149,25 @@ pub async fn set_cordon(
     cordon: Option<(Option<String>, Option<DateTime<Utc>>)>,
     actor: Actor,
 ) -> Result<Agent> {
+    change_cordon(app, name, cordon, actor, false).await
+}
+
+/// Lifts a cordon whose time is over; one that was renewed meanwhile stays.
+///
+/// # Errors
+/// `AgentNotRegistered`, `DatabaseUnavailable`.
+pub async fn lift_cordon(app: &Arc<App>, name: &str, actor: Actor) -> Result<()> {
+    change_cordon(app, name, None, actor, true).await?;
+    Ok(())
+}
+
+async fn change_cordon(
+    app: &Arc<App>,
+    name: &str,
+    cordon: Option<(Option<String>, Option<DateTime<Utc>>)>,
+    actor: Actor,
+    only_if_over: bool,
+) -> Result<Agent> {
     let name = name.to_owned();
     let (agent, hints) = app
         .db
@@ -159,7 +178,9 @@ pub async fn set_cordon(
                     return Err(Error::AgentNotRegistered(name));
                 };
                 let mut hints = Hints::default();
-                if before.cordoned || cordon.is_some() {
+                let now = sessions::store::now(conn).await?;
+                let is_over = before.cordon_until.is_some_and(|until| until <= now);
+                if (before.cordoned || cordon.is_some()) && (is_over || !only_if_over) {
                     store::set_cordon(conn, &before, cordon, &actor).await?;
                     hints.pool(&before.pool).agents.insert(name.clone());
                     // What it was not given before, it or others may be given now.

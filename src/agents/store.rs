@@ -223,8 +223,12 @@ pub async fn set_cordon(
     record(conn, before, actor, kind, reason.as_deref()).await
 }
 
-/// Forgets an agent.
+/// Forgets an agent, and what it was to be told.
 pub async fn delete(conn: &mut Conn, name: &str) -> Result<()> {
+    Statement::new("-- agents::forget_lost\nDELETE FROM lost_holds WHERE agent = $1")
+        .bind::<Text, _>(name.to_owned())
+        .execute(conn)
+        .await?;
     diesel::delete(agents::table.filter(agents::name.eq(name.to_owned())))
         .execute(conn)
         .await?;

@@ -181,11 +181,11 @@ impl Waiters {
             .filter(|w| !w.reply.is_closed() && !but.contains(&w.agent))
             .collect();
         found.sort_unstable_by(|a, b| {
-            let utilisation =
-                compare_utilisation((a.slots_used, a.capacity), (b.slots_used, b.capacity));
-            a.cordoned
-                .cmp(&b.cordoned)
-                .then(utilisation)
+            b.is_open()
+                .cmp(&a.is_open())
+                .then_with(|| {
+                    compare_utilisation((a.slots_used, a.capacity), (b.slots_used, b.capacity))
+                })
                 .then_with(|| a.agent.cmp(&b.agent))
         });
         // A cordoned agent may see to ends, but only if it is the only one there.

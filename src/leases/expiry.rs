@@ -54,7 +54,10 @@ async fn expire_in(conn: &mut Conn) -> Result<(u64, Option<Duration>, Hints)> {
                 "its lease has ended"
             );
             agents::store::record(conn, agent, &actor, "agent.expired", None).await?;
-            hints.pool(&agent.pool).agents.insert(agent.name.clone());
+            let hint = hints.pool(&agent.pool);
+            hint.agents.insert(agent.name.clone());
+            // Who is now the last of the domain may have more to do, cordoned as it is.
+            hint.domains.insert(agent.resource_domain.clone());
         }
         let rows = sessions::store::lock_assigned_to(conn, &names).await?;
         hints.merge(release(conn, rows, EndReason::LeaseExpired).await?);

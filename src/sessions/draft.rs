@@ -204,6 +204,11 @@ impl Draft {
         before.into_iter().chain(after.map(|agent| (agent, 1)))
     }
 
+    /// The agent from which the hold was taken, and which does not know it yet.
+    pub(super) fn taken_from(&self) -> Option<&str> {
+        self.lost.as_ref().map(|lost| lost.agent.as_str())
+    }
+
     /// The agent that has a slot more than before.
     pub(super) fn freed_slot_of(&self) -> Option<&str> {
         let before = self.was.was_agent.as_deref();

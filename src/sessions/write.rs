@@ -80,8 +80,9 @@ pub async fn write(conn: &mut Conn, drafts: &[Draft]) -> Result<Hints> {
     }
     let mut hints = Hints::of(drafts.iter().map(|draft| &draft.row));
     for draft in &drafts {
-        // A slot that is free again may be what its agent, parked and full, waits for.
-        if let Some(agent) = draft.freed_slot_of() {
+        // A slot that is free again may be what its agent, parked and full, waits for; and who has
+        // lost a session is to hear of it.
+        for agent in draft.freed_slot_of().into_iter().chain(draft.taken_from()) {
             let pool = hints.pool(&draft.row.agent_pool);
             pool.agents.insert(agent.to_owned());
         }

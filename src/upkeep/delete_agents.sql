@@ -7,6 +7,8 @@ WITH old AS MATERIALIZED (
     ORDER BY a.name LIMIT 500 FOR UPDATE OF a SKIP LOCKED
 ), gone AS (
     DELETE FROM agents a USING old o WHERE a.name = o.name RETURNING a.name, a.pool, a.incarnation
+), forgotten AS (
+    DELETE FROM lost_holds l USING gone g WHERE l.agent = g.name
 ), told AS (
     INSERT INTO events (kind, at, pool, agent, incarnation, actor_type, actor_name, reason)
     SELECT 'agent.deregistered', now(), g.pool, g.name, g.incarnation, 'system', 'retention', 'never_came_back'

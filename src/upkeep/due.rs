@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::agents;
 use crate::app::App;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pools;
 use crate::sessions::{self, Context, Draft};
 use crate::store::{Conn, Statement};
@@ -148,7 +148,11 @@ async fn lift_cordons(app: &Arc<App>) -> Result<()> {
         })
         .await?;
     for agent in over {
-        agents::set_cordon(app, &agent.name, None, sessions::system("deadline")).await?;
+        match agents::lift_cordon(app, &agent.name, sessions::system("deadline")).await {
+            // It has gone since it was found, and its cordon with it.
+            Ok(()) | Err(Error::AgentNotRegistered(_)) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
