@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "not every file uses every helper")]
 
 pub mod postgres;
+pub mod process;
+pub mod random;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
