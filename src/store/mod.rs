@@ -23,6 +23,8 @@ use diesel_async::pooled_connection::{
 };
 use diesel_async::{AsyncConnection, AsyncPgConnection};
 
+use tokio::time::Instant;
+
 use crate::error::{Error, Result};
 
 pub use columns::{AsJson, JsonText, LabelsColumn, MaybeJson, MaybeWord, Word};
@@ -91,8 +93,9 @@ impl Db {
         F: for<'c> FnOnce(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send,
     {
         let _timer = Timer::start(name);
-        let mut conn = checkout(&self.work).await?;
-        match tokio::time::timeout(PATIENCE, body(&mut conn)).await {
+        let deadline = Instant::now() + PATIENCE;
+        let mut conn = checkout(&self.work, deadline).await?;
+        match tokio::time::timeout_at(deadline, body(&mut conn)).await {
             Ok(answer) => answer,
             Err(_) => Err(abandon(conn)),
         }
@@ -104,12 +107,14 @@ impl Db {
         F: for<'c> Fn(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send + Sync,
     {
         let _timer = Timer::start(name);
+        // One for all of it: waiting for a connection, opening it, and every try.
+        let deadline = Instant::now() + PATIENCE;
         let mut tries = 0;
         loop {
             tries += 1;
-            let mut conn = checkout(pool).await?;
+            let mut conn = checkout(pool, deadline).await?;
             let run = conn.transaction(async |conn| body(conn).await);
-            let answer = match tokio::time::timeout(PATIENCE, run).await {
+            let answer = match tokio::time::timeout_at(deadline, run).await {
                 Ok(answer) => answer,
                 Err(_) => return Err(abandon(conn)),
             };
@@ -154,9 +159,10 @@ fn pool(url: &str, connections: usize) -> Result<Pool<Conn>> {
         .map_err(|error| Error::Internal(error.to_string()))
 }
 
-async fn checkout(pool: &Pool<Conn>) -> Result<Object<Conn>> {
-    pool.get()
+async fn checkout(pool: &Pool<Conn>, deadline: Instant) -> Result<Object<Conn>> {
+    tokio::time::timeout_at(deadline, pool.get())
         .await
+        .map_err(|_| Error::DatabaseUnavailable("no connection could be had in time".to_owned()))?
         .map_err(|error| Error::DatabaseUnavailable(error.to_string()))
 }
 
