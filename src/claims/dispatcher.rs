@@ -176,6 +176,7 @@ impl Dispatcher {
 
     /// A safety poll: one query that says where a notification may have been lost.
     async fn look_for_missed(&mut self) {
+        self.waiters.forget_the_gone();
         if self.waiters.len() == 0 {
             return;
         }

@@ -92,6 +92,12 @@ impl Waiters {
             .is_some_and(|waiter| !waiter.reply.is_closed())
     }
 
+    /// Forgets the claims whose clients have hung up, which nobody would answer before their time
+    /// is over.
+    pub fn forget_the_gone(&mut self) {
+        self.by_agent.retain(|_, waiter| !waiter.reply.is_closed());
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.by_agent.len()
