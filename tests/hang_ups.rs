@@ -286,3 +286,15 @@ async fn an_agent_whose_reports_are_rejected_makes_nobody_spin() {
     parked.abort();
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_poll_whose_client_hung_up_does_not_count_as_parked_until_its_time_is_over() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 1).await;
+    let parked = agent.park(1, 55.0);
+    server.has_parked("p", 1).await;
+    parked.abort();
+    server.has_parked("p", 0).await;
+    server.stop().await;
+}

@@ -144,7 +144,7 @@ impl World {
                 pool.terminate_timeout_seconds = 600.0;
                 pool.backoff_initial_seconds = 0.0;
                 pool.backoff_max_seconds = 0.0;
-                pool.max_attempts = 1_000_000;
+                pool.max_attempts = 1_000;
             })
             .await;
         let mut workers = Vec::new();

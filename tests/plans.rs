@@ -65,12 +65,12 @@ async fn fill(client: &Client, count: i64) {
 /// As dispatchers would: offers from the head of the queue, with their ledger.
 async fn claim_some(client: &Client, count: i64) {
     let text = format!(
-        "WITH some AS (SELECT id, row_number() OVER () AS n FROM (SELECT id FROM sessions
+        "WITH chosen AS (SELECT id, row_number() OVER () AS n FROM (SELECT id FROM sessions
              WHERE agent_pool = 'p' AND pool_work = 'start' ORDER BY queue_rank, queued_at LIMIT {count}) q),
          taken AS (UPDATE sessions s SET lease_epoch = 1, assigned_agent_id = 'a' || (1 + n % 5000),
              assigned_incarnation = 1 + n % 5000, assigned_action = 'start',
              offered_until = now() + interval '1 hour' + n * interval '1 second', deliver_at = now(), deliveries = 1
-             FROM some WHERE s.id = some.id RETURNING s.id, s.assigned_agent_id, s.assigned_incarnation)
+             FROM chosen WHERE s.id = chosen.id RETURNING s.id, s.assigned_agent_id, s.assigned_incarnation)
          INSERT INTO lease_ledger (session_id, lease_epoch, agent, incarnation, action, offered_at)
          SELECT id, 1, assigned_agent_id, assigned_incarnation, 'start', now() FROM taken"
     );
@@ -143,10 +143,7 @@ async fn assert_plans(client: &Client, when: &str) {
             generic,
         )
         .await;
-        assert!(
-            lock.contains("using agents_pkey on agents a"),
-            "{when}:\n{lock}"
-        );
+        assert!(lock.contains("agents_pkey"), "{when}:\n{lock}");
         assert!(!lock.contains("Seq Scan on agents"), "{when}:\n{lock}");
         let empty = "'[]', '[]', '[]', '[]', '[]', '[]', '[]'";
         let write = plan(
@@ -244,9 +241,9 @@ async fn compare(client: &Client, s: Situation) {
     let insert = "INSERT INTO sessions (id, agent_pool, platform, spec, desired_state, state, restart,
             resource_domain, domain_lost, assigned_agent_id, assigned_incarnation, assigned_action, offered_until,
             ended_at, created_at, updated_at, queued_at)
-        VALUES ($1::text::uuid, 'p', 'process', '{}', $2, $3, 'on_failure', $4, $5, $6, $7, $8,
-            CASE WHEN $6 IS NOT NULL THEN now() END,
-            CASE WHEN $3 IN ('terminated', 'failed') THEN now() END, now(), now(), now())
+        VALUES ($1::text::uuid, 'p', 'process', '{}', $2, $3::text, 'on_failure', $4, $5, $6::text, $7, $8,
+            CASE WHEN $6::text IS NOT NULL THEN now() END,
+            CASE WHEN $3::text IN ('terminated', 'failed') THEN now() END, now(), now(), now())
         RETURNING domain_work, pool_work";
     let row = client
         .query_one(

@@ -341,7 +341,7 @@ async fn claims_race_with_expiry_cordon_goodbye_and_registration_without_harm() 
             pool.accept_timeout_seconds = 1.0;
             pool.backoff_initial_seconds = 0.05;
             pool.backoff_max_seconds = 0.2;
-            pool.max_attempts = 100_000;
+            pool.max_attempts = 1_000;
         })
         .await;
     let sessions = first.sessions("p", 300).await;
