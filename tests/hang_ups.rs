@@ -298,3 +298,51 @@ async fn a_poll_whose_client_hung_up_does_not_count_as_parked_until_its_time_is_
     server.has_parked("p", 0).await;
     server.stop().await;
 }
+
+#[tokio::test]
+async fn an_agent_that_lets_every_offer_lapse_makes_nobody_spin() {
+    let server = TestServer::start().await;
+    server
+        .pool("p", |pool| {
+            pool.accept_timeout_seconds = 1.0;
+            pool.backoff_initial_seconds = 1.0;
+        })
+        .await;
+    let silent = server.agent("silent", "p", "d", 10).await;
+    let session = server.session("p").await;
+    // Full, and parked all the while: what the other lets lapse is no news for it.
+    let other = server.agent("other", "p", "elsewhere", 0).await;
+    let parked = other.park(1, 30.0);
+    server.has_parked("p", 1).await;
+    let lapses = || async {
+        let page = server
+            .client
+            .session_leases(&session.id.to_string(), &Default::default())
+            .await;
+        let items = page.expect("the ledger").items;
+        items.iter().filter(|line| line.ended_at.is_some()).count()
+    };
+    let began = Instant::now();
+    let before = server.metric("lessor_claim_statements_total").await;
+    let (mut answered, mut lapsed) = (0, 0);
+    while lapsed < 3 {
+        assert!(began.elapsed() < Duration::from_secs(20), "{lapsed} lapses");
+        answered += silent.claim(5, 1.0).await.len();
+        lapsed = lapses().await;
+    }
+    let took = began.elapsed().as_secs_f64();
+    let statements = server.metric("lessor_claim_statements_total").await - before;
+    // Each offer is told at once, once more, and after a second; between them are pauses.
+    assert!(answered <= 12, "told {answered} times in {took} s");
+    assert!(
+        statements <= 20.0 + 10.0 * took,
+        "{statements} statements in {took} s"
+    );
+    assert!(!parked.is_finished(), "the parked poll was disturbed");
+    // An agent that accepts gets it, as soon as it is there.
+    let willing = server.agent("willing", "p", "d", 1).await;
+    let given = willing.claim(1, 10.0).await.pop().expect("it is offered");
+    willing.accepts(&given, ReportedState::Running).await;
+    parked.abort();
+    server.stop().await;
+}

@@ -19,7 +19,7 @@ use crate::support::random::Random;
 use crate::support::{TestAgent, TestServer, report};
 
 const OPERATIONS: usize = 600;
-const MAX_SESSIONS: usize = 40;
+const MAX_SESSIONS: usize = 100;
 
 /// What must be known of a session.
 #[derive(Clone, Debug, PartialEq)]
@@ -178,8 +178,8 @@ impl World {
 
     async fn operate(&mut self) {
         match self.random.below(100) {
-            0..12 => self.create().await,
-            12..37 => self.claim().await,
+            0..15 => self.create().await,
+            15..37 => self.claim().await,
             37..70 => self.report().await,
             70..78 => self.delete().await,
             78..88 => self.patch().await,
