@@ -566,11 +566,13 @@ fn may_be_rejected(before: &Model, report: &Report) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_operations_do_what_the_model_says() {
     let mut world = World::start().await;
+    let began = Instant::now();
     for operation in 0..OPERATIONS {
         world.operate().await;
         world.assert_shown(operation).await;
     }
-    eprintln!("{:?}", world.happened);
+    let operated = began.elapsed();
+    eprintln!("{:?} in {operated:?}", world.happened);
     for what in [
         "offered",
         "told again",

@@ -178,6 +178,20 @@ async fn survives(server: &mut OnOwnCluster, freeze: bool) {
     let (agent, was) = running(&server.client, "live").await;
     let (_dead, _) = running(&server.client, "dead").await;
     let beating = agent.keep_beating(0.3);
+    let mut waiting = TestAgent {
+        name: "waiting".to_owned(),
+        domain: "elsewhere".to_owned(),
+        ..agent.clone()
+    };
+    waiting.restart(&[]).await;
+    let waiting_beats = waiting.keep_beating(0.3);
+    let parked = waiting.park(1, 50.0);
+    eventually("the poll is parked", || async {
+        let text = reqwest::get(format!("{}/metrics", server.url)).await;
+        let text = text.expect("metrics").text().await.expect("text");
+        text.contains("lessor_waiters{pool=\"p\"} 1\n")
+    })
+    .await;
     let away = Instant::now();
     if freeze {
         server.cluster.freeze();
@@ -204,6 +218,14 @@ async fn survives(server: &mut OnOwnCluster, freeze: bool) {
         agent.beat().await.is_ok()
     })
     .await;
+    // The poll that was parked before the outage is answered after it.
+    assert!(!parked.is_finished(), "the outage ended a parked poll");
+    let session = create(&server.client).await;
+    let claimed = tokio::time::timeout(Duration::from_secs(10), parked).await;
+    let claimed = claimed.expect("an answer").expect("the task");
+    let given = claimed.expect("it may claim").assignments;
+    assert_eq!(given[0].session.id, session.id);
+    waiting_beats.abort();
     assert_kept(&server.client, &agent, &was).await;
     eventually("an agent that died in the outage is expired", || async {
         is_expired(&server.client, "dead").await
