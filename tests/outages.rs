@@ -427,3 +427,42 @@ async fn a_server_that_stops_tells_newcomers_to_go_elsewhere() {
     assert!(answer.assignments.is_empty());
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_listening_connection_that_fell_silent_is_replaced() {
+    let server = OnOwnCluster::start().await;
+    let (agent, _) = running(&server.client, "a").await;
+    let pool = PoolSpec::on("process");
+    server.client.put_pool("p", &pool).await.expect("the pool");
+    agent.beat().await.expect("a lease of thirty seconds");
+    // Whoever waits on another server hears of a session by notification.
+    let other = App::start(Settings::over(server.cluster.url())).expect("the app starts");
+    let sessions = &server.client;
+    let (sql, connection) = tokio_postgres::connect(server.cluster.url(), tokio_postgres::NoTls)
+        .await
+        .expect("it connects");
+    tokio::spawn(connection);
+    let listening = || async {
+        let text = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query ~ '^(LISTEN|SELECT pg_notify|-- store::listen)'";
+        let rows = sql.query(text, &[]).await.expect("backends");
+        rows.iter().map(|row| row.get(0)).collect::<Vec<i32>>()
+    };
+    eventually("both listen", || async { listening().await.len() == 2 }).await;
+    let silent = listening().await;
+    for pid in &silent {
+        let pid = rustix::process::Pid::from_raw(*pid).expect("a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("SIGSTOP");
+    }
+    create(sessions).await;
+    eventually("others listen in their place", || async {
+        let now = listening().await;
+        now.iter().filter(|pid| !silent.contains(pid)).count() == 2
+    })
+    .await;
+    for pid in &silent {
+        let pid = rustix::process::Pid::from_raw(*pid).expect("a pid");
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::CONT);
+    }
+    other.finish().await;
+    server.app.finish().await;
+}
