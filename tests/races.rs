@@ -174,7 +174,7 @@ async fn two_thousand_sessions_pass_through_three_servers_of_which_one_is_killed
     let watching = tokio::spawn(watch(Arc::clone(&first.database), Arc::clone(&over)));
     let mut working = Vec::new();
     for n in 0..32 {
-        let capacity = 1 + i32::try_from(n % 6).expect("small");
+        let capacity = 1 + n % 6;
         let domain = format!("d{}", n % 4);
         let agent = first.agent(&format!("a{n}"), "p", &domain, capacity).await;
         let (clients, over) = (Arc::clone(&clients), Arc::clone(&over));
