@@ -1,1 +1,299 @@
-//! To be written.
+//! The plans of the statements that every claim runs, and the schema's copy of the action table.
+//!
+//! A queue must be read in the order of its index, whatever the planner knows: a plan that sorts or
+//! scans the table costs seconds with a million waiting sessions (FINDINGS 2, 4, 5 and 12).
+
+use lessor::sessions::{DOMAIN_WORK, Next, Reach, Situation, next};
+use lessor_protocol::{DesiredState, SessionState};
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use crate::support::{TestServer, database};
+
+const PICK_START: &str = include_str!("../src/claims/pick_start.sql");
+const PICK_DOMAIN: &str = include_str!("../src/claims/pick_domain.sql");
+const PICK_HELD: &str = include_str!("../src/claims/pick_held.sql");
+const LOCK_AGENTS: &str = include_str!("../src/claims/lock_agents.sql");
+const WRITE: &str = include_str!("../src/sessions/write.sql");
+const DUE: &str = include_str!("../src/upkeep/due.sql");
+
+/// How many sessions wait to be started; as many again wait in domains, up to 50,000.
+fn backlog() -> i64 {
+    std::env::var("LESSOR_TEST_BACKLOG")
+        .ok()
+        .map(|text| text.parse().expect("LESSOR_TEST_BACKLOG is a number"))
+        .unwrap_or(200_000)
+}
+
+/// A database with a pool and no server.
+async fn with_pool() -> (
+    std::sync::Arc<crate::support::postgres::TestDatabase>,
+    Client,
+) {
+    let database = database().await;
+    let server = TestServer::over(std::sync::Arc::clone(&database), |_| {}).await;
+    server.pool("p", |_| {}).await;
+    server.stop().await;
+    let client = database.client().await;
+    (database, client)
+}
+
+async fn fill(client: &Client, count: i64) {
+    let text = format!(
+        "ALTER TABLE sessions SET (autovacuum_enabled = false);
+         ALTER TABLE lease_ledger SET (autovacuum_enabled = false);
+         ALTER TABLE agents SET (autovacuum_enabled = false);
+         INSERT INTO sessions (id, agent_pool, platform, spec, desired_state, state, restart,
+             created_at, updated_at, queued_at)
+         SELECT gen_random_uuid(), 'p', 'process', '{{\"command\": [\"true\"]}}', 'running', 'pending',
+             'on_failure', now(), now(), now() + n * interval '1 millisecond'
+         FROM generate_series(1, {count}) n;
+         INSERT INTO sessions (id, agent_pool, platform, spec, desired_state, state, restart,
+             resource_domain, created_at, updated_at, queued_at)
+         SELECT gen_random_uuid(), 'p', 'process', '{{}}', 'running', 'running', 'on_failure',
+             'd' || n % 50, now(), now(), now() + n * interval '1 millisecond'
+         FROM generate_series(1, {}) n;
+         INSERT INTO agents (name, pool, resource_domain, capacity, protocol_version, incarnation, live,
+             lease_expires_at, last_heartbeat_at, registered_at)
+         SELECT 'a' || n, 'p', 'd' || n % 50, 10, 1, n, true, now() + interval '1 hour', now(), now()
+         FROM generate_series(1, 5000) n;",
+        count.min(50_000)
+    );
+    client.batch_execute(&text).await.expect("a backlog");
+}
+
+/// As dispatchers would: offers from the head of the queue, with their ledger.
+async fn claim_some(client: &Client, count: i64) {
+    let text = format!(
+        "WITH chosen AS (SELECT id, row_number() OVER () AS n FROM (SELECT id FROM sessions
+             WHERE agent_pool = 'p' AND pool_work = 'start' ORDER BY queue_rank, queued_at LIMIT {count}) q),
+         taken AS (UPDATE sessions s SET lease_epoch = 1, assigned_agent_id = 'a' || (1 + n % 5000),
+             assigned_incarnation = 1 + n % 5000, assigned_action = 'start',
+             offered_until = now() + interval '1 hour' + n * interval '1 second', deliver_at = now(), deliveries = 1
+             FROM chosen WHERE s.id = chosen.id RETURNING s.id, s.assigned_agent_id, s.assigned_incarnation)
+         INSERT INTO lease_ledger (session_id, lease_epoch, agent, incarnation, action, offered_at)
+         SELECT id, 1, assigned_agent_id, assigned_incarnation, 'start', now() FROM taken"
+    );
+    client.batch_execute(&text).await.expect("claims");
+}
+
+/// The plan of a statement, custom or generic.
+async fn plan(client: &Client, types: &str, text: &str, values: &str, generic: bool) -> String {
+    let mode = if generic { "generic" } else { "custom" };
+    let of = |list: &str| match list {
+        "" => String::new(),
+        list => format!("({list})"),
+    };
+    let (types, values) = (of(types), of(values));
+    let prepare = format!(
+        "SET plan_cache_mode = force_{mode}_plan; DEALLOCATE ALL; PREPARE it {types} AS {text}"
+    );
+    client.batch_execute(&prepare).await.expect("it prepares");
+    let rows = client
+        .simple_query(&format!("EXPLAIN EXECUTE it {values}"))
+        .await
+        .expect("it is explained");
+    let lines = rows.iter().filter_map(|row| match row {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(ToOwned::to_owned),
+        _ => None,
+    });
+    lines.collect::<Vec<String>>().join("\n")
+}
+
+fn assert_in_order(plan: &str, index: &str, when: &str) {
+    assert!(
+        plan.contains(&format!("Index Scan using {index} on sessions")),
+        "{when}: not by {index}:\n{plan}"
+    );
+    assert!(!plan.contains("Seq Scan"), "{when}: a whole table:\n{plan}");
+    // What is below the lock is the queue itself; above it only what was picked is sorted.
+    let below = plan.split_once("LockRows").expect("rows are locked").1;
+    assert!(
+        !below.contains("Sort"),
+        "{when}: the queue is sorted:\n{plan}"
+    );
+}
+
+async fn assert_plans(client: &Client, when: &str) {
+    for generic in [false, true] {
+        let when = format!("{when}, generic: {generic}");
+        for limit in ["1", "16", "256", "1000"] {
+            let filled = |text: &str| text.replace("{columns}", "s.*").replace("{limit}", limit);
+            let start = filled(PICK_START);
+            let start = plan(client, "text, text[]", &start, "'p', '{a1,a2}'", generic).await;
+            assert_in_order(&start, "sessions_start_queue", &when);
+            let domain = filled(PICK_DOMAIN);
+            let values = "'p', '{d1,d2,d3}', '{terminate,adopt,hibernate,wake,wake_hibernated,start}', '{a1,a2}'";
+            let types = "text, text[], text[], text[]";
+            let domain = plan(client, types, &domain, values, generic).await;
+            assert_in_order(&domain, "sessions_domain_queue", &when);
+        }
+        let held = PICK_HELD.replace("{columns}", "s.*");
+        let held = plan(client, "text[]", &held, "'{a1,a2}'", generic).await;
+        assert!(
+            held.contains("sessions_to_deliver") || held.contains("sessions_by_assignee"),
+            "{when}:\n{held}"
+        );
+        assert!(!held.contains("Seq Scan"), "{when}:\n{held}");
+        let lock = plan(
+            client,
+            "text[], text",
+            LOCK_AGENTS,
+            "'{a1,a2}', 'p'",
+            generic,
+        )
+        .await;
+        assert!(lock.contains("agents_pkey"), "{when}:\n{lock}");
+        assert!(!lock.contains("Seq Scan on agents"), "{when}:\n{lock}");
+        let empty = "'[]', '[]', '[]', '[]', '[]', '[]', '[]'";
+        let write = plan(
+            client,
+            "json, json, json, json, json, json, json",
+            WRITE,
+            empty,
+            generic,
+        )
+        .await;
+        assert!(
+            write.contains("Index Scan using sessions_pkey on sessions s"),
+            "{when}:\n{write}"
+        );
+        assert!(!write.contains("Seq Scan on sessions"), "{when}:\n{write}");
+        let due = plan(client, "", DUE, "", generic).await;
+        assert!(due.contains("sessions_due"), "{when}:\n{due}");
+        assert!(!due.contains("Seq Scan"), "{when}:\n{due}");
+    }
+}
+
+#[tokio::test]
+async fn the_claims_statements_read_their_indexes_in_order_whatever_the_planner_knows() {
+    let (_database, client) = with_pool().await;
+    let count = backlog();
+    fill(&client, count).await;
+    let known = "SELECT count(*) FROM pg_statistic WHERE starelid = 'sessions'::regclass";
+    let known = client.query_one(known, &[]).await.expect("statistics");
+    assert_eq!(known.get::<_, i64>(0), 0, "there are statistics already");
+    assert_plans(&client, "without statistics").await;
+    client.batch_execute("ANALYZE").await.expect("ANALYZE");
+    assert_plans(&client, "with statistics").await;
+    claim_some(&client, 50_000.min(count / 2)).await;
+    assert_plans(&client, "after many claims, with statistics from before").await;
+    client.batch_execute("ANALYZE").await.expect("ANALYZE");
+    assert_plans(&client, "after many claims, with statistics").await;
+    let ledger = plan(
+        &client,
+        "json, json, json, json, json, json, json",
+        WRITE,
+        "'[]', '[]', '[]', '[]', '[]', '[]', '[]'",
+        true,
+    )
+    .await;
+    assert!(
+        ledger.contains("Index Scan using lease_ledger_pkey on lease_ledger l"),
+        "{ledger}"
+    );
+}
+
+#[tokio::test]
+async fn claims_without_any_statistics_after_many_claims() {
+    let (_database, client) = with_pool().await;
+    let count = backlog();
+    fill(&client, count).await;
+    claim_some(&client, 50_000.min(count / 2)).await;
+    assert_plans(&client, "after many claims, without statistics").await;
+}
+
+#[tokio::test]
+async fn the_generated_columns_say_what_the_action_table_says() {
+    let (_database, client) = with_pool().await;
+    let mut compared = 0;
+    for &desired in DesiredState::ALL {
+        for &state in SessionState::ALL {
+            for number in 0..8 {
+                let (has_domain, assigned, domain_lost) =
+                    (number & 1 != 0, number & 2 != 0, number & 4 != 0);
+                let situation = Situation {
+                    desired,
+                    state,
+                    has_domain,
+                    assigned,
+                    domain_lost,
+                };
+                if may_be(situation) {
+                    compare(&client, situation).await;
+                    compared += 1;
+                }
+            }
+        }
+    }
+    assert!(compared > 100, "only {compared} situations were compared");
+}
+
+/// What the schema's CHECKs let be.
+fn may_be(s: Situation) -> bool {
+    use SessionState as S;
+    (s.has_domain || matches!(s.state, S::Pending | S::Terminated | S::Failed))
+        && (s.state != S::Terminated || (!s.assigned && s.desired == DesiredState::Terminated))
+        && (s.has_domain || !s.domain_lost)
+}
+
+async fn compare(client: &Client, s: Situation) {
+    let insert = "INSERT INTO sessions (id, agent_pool, platform, spec, desired_state, state, restart,
+            resource_domain, domain_lost, assigned_agent_id, assigned_incarnation, assigned_action, offered_until,
+            ended_at, created_at, updated_at, queued_at)
+        VALUES ($1::text::uuid, 'p', 'process', '{}', $2, $3::text, 'on_failure', $4, $5, $6::text, $7, $8,
+            CASE WHEN $6::text IS NOT NULL THEN now() END,
+            CASE WHEN $3::text IN ('terminated', 'failed') THEN now() END, now(), now(), now())
+        RETURNING domain_work, pool_work";
+    let row = client
+        .query_one(
+            insert,
+            &[
+                &Uuid::new_v4().to_string(),
+                &s.desired.as_str(),
+                &s.state.as_str(),
+                &s.has_domain.then_some("d"),
+                &s.domain_lost,
+                &s.assigned.then_some("a"),
+                &s.assigned.then_some(1_i64),
+                &s.assigned.then_some("start"),
+            ],
+        )
+        .await
+        .unwrap_or_else(|error| panic!("{s:?}: {error:?}"));
+    let domain_work = match next(s) {
+        Next::Work {
+            action,
+            reach: Reach::Domain,
+            needs_slot,
+        } => DOMAIN_WORK
+            .iter()
+            .find(|(_, known, slot)| (*known, *slot) == (action, needs_slot))
+            .map(|(word, _, _)| (*word).to_owned())
+            .or_else(|| panic!("{s:?}: no word for {action}")),
+        _ => None,
+    };
+    let by_pool = matches!(
+        next(s),
+        Next::Work {
+            reach: Reach::Pool,
+            ..
+        }
+    );
+    let elsewhere = s.domain_lost
+        && !s.assigned
+        && s.desired == DesiredState::Running
+        && !matches!(
+            s.state,
+            SessionState::Terminating | SessionState::Terminated | SessionState::Failed
+        );
+    let pool_work = (by_pool || elsewhere).then(|| "start".to_owned());
+    assert_eq!(
+        (
+            row.get::<_, Option<String>>(0),
+            row.get::<_, Option<String>>(1)
+        ),
+        (domain_work, pool_work),
+        "{s:?}"
+    );
+}

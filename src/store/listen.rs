@@ -8,14 +8,20 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream;
+use futures_util::{Stream, StreamExt as _, stream};
 use tokio::sync::mpsc;
 use tokio_postgres::AsyncMessage;
 use tokio_util::sync::CancellationToken;
 
+use super::PATIENCE;
 use crate::error::{Error, Result};
 use crate::wakeups::{Hints, Hub};
+
+/// How frequently the connection is tried when nothing is said over it.
+const CHECK_EVERY: Duration = Duration::from_secs(10);
+
+/// An empty statement with a name.
+const CHECK: &str = "-- store::listen";
 
 const CHANNEL: &str = "lessor_wakeups";
 
@@ -50,8 +56,9 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let me = uuid::Uuid::new_v4();
+    let mut again = false;
     while !stop.is_cancelled() {
-        let session = talk(&url, me, &hub, &mut outgoing);
+        let session = talk(&url, me, &hub, &mut outgoing, again);
         let ended = tokio::select! {
             () = stop.cancelled() => return,
             ended = session => ended,
@@ -59,6 +66,9 @@ pub async fn run(
         if let Err(error) = ended {
             tracing::warn!(%error, "wake-ups from other servers are interrupted; polls go on");
         }
+        // What could not be said is forgotten; the next connection begins with "look everywhere".
+        while outgoing.try_recv().is_ok() {}
+        again = true;
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(Duration::from_millis(500)) => {}
@@ -71,25 +81,25 @@ async fn talk(
     me: uuid::Uuid,
     hub: &Hub,
     outgoing: &mut mpsc::UnboundedReceiver<Hints>,
+    again: bool,
 ) -> Result<()> {
-    let (client, mut connection) = super::connect::client(url).await?;
+    let connecting = tokio::time::timeout(PATIENCE, super::connect::client(url));
+    let (client, mut connection) = connecting.await.map_err(|_| silent())??;
     let mut incoming = stream::poll_fn(move |cx| connection.poll_message(cx));
-    let lost = |error: tokio_postgres::Error| Error::DatabaseUnavailable(error.to_string());
-    // The connection only moves while it is polled, so the statement and the stream run together.
     let statement = format!("LISTEN {CHANNEL}");
-    let listen = client.batch_execute(&statement);
-    tokio::pin!(listen);
-    loop {
-        tokio::select! {
-            done = &mut listen => { done.map_err(lost)?; break; }
-            message = incoming.next() => { take(message, me, hub)?; }
-        }
-    }
+    moving(client.batch_execute(&statement), &mut incoming, me, hub).await?;
     // Whatever was said before this moment was not heard.
     hub.look_everywhere();
+    if again {
+        notify(&client, &everything(me), &mut incoming, me, hub).await?;
+    }
+    let first = tokio::time::Instant::now() + CHECK_EVERY;
+    let mut check = tokio::time::interval_at(first, CHECK_EVERY);
     loop {
         tokio::select! {
             message = incoming.next() => take(message, me, hub)?,
+            // A connection that the network swallowed looks like one on which nobody speaks.
+            _ = check.tick() => moving(client.batch_execute(CHECK), &mut incoming, me, hub).await?,
             hints = outgoing.recv() => {
                 let Some(mut hints) = hints else { return Ok(()) };
                 let gather = tokio::time::sleep(GATHER);
@@ -104,19 +114,51 @@ async fn talk(
                         },
                     }
                 }
-                let payload = payload(me, hints);
-                let arguments: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&CHANNEL, &payload];
-                let notify = client.execute("SELECT pg_notify($1, $2)", &arguments);
-                tokio::pin!(notify);
-                loop {
-                    tokio::select! {
-                        done = &mut notify => { done.map_err(lost)?; break; }
-                        message = incoming.next() => take(message, me, hub)?,
-                    }
-                }
+                notify(&client, &payload(me, hints), &mut incoming, me, hub).await?;
             }
         }
     }
+}
+
+type Incoming = std::result::Result<AsyncMessage, tokio_postgres::Error>;
+
+async fn notify(
+    client: &tokio_postgres::Client,
+    payload: &str,
+    incoming: &mut (impl Stream<Item = Incoming> + Unpin),
+    me: uuid::Uuid,
+    hub: &Hub,
+) -> Result<()> {
+    let arguments: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&CHANNEL, &payload];
+    let notify = client.execute("SELECT pg_notify($1, $2)", &arguments);
+    moving(notify, incoming, me, hub).await
+}
+
+/// Runs a statement in bounded time. The connection only moves while it is polled, so the
+/// statement and the stream run together.
+async fn moving<T>(
+    statement: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+    incoming: &mut (impl Stream<Item = Incoming> + Unpin),
+    me: uuid::Uuid,
+    hub: &Hub,
+) -> Result<()> {
+    let too_late = tokio::time::sleep(PATIENCE);
+    tokio::pin!(statement, too_late);
+    loop {
+        tokio::select! {
+            done = &mut statement => {
+                return done
+                    .map(drop)
+                    .map_err(|error| Error::DatabaseUnavailable(error.to_string()));
+            }
+            message = incoming.next() => take(message, me, hub)?,
+            () = &mut too_late => return Err(silent()),
+        }
+    }
+}
+
+fn silent() -> Error {
+    Error::DatabaseUnavailable("the listening connection does not answer".to_owned())
 }
 
 fn payload(from: uuid::Uuid, mut hints: Hints) -> String {
@@ -134,6 +176,11 @@ fn payload(from: uuid::Uuid, mut hints: Hints) -> String {
     if text.len() <= MAX_PAYLOAD_BYTES {
         return text;
     }
+    everything(from)
+}
+
+/// Look everywhere.
+fn everything(from: uuid::Uuid) -> String {
     let short = Message {
         hints: Hints::default(),
         everything: true,

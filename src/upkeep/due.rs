@@ -50,12 +50,7 @@ pub async fn run(app: &Arc<App>) -> Result<Option<Duration>> {
 }
 
 async fn due(conn: &mut Conn) -> Result<(Option<Duration>, Hints)> {
-    let found: Vec<Due> = Statement::new(
-        "-- upkeep::due\nSELECT id, agent_pool AS pool, assigned_agent_id AS agent FROM sessions \
-         WHERE due_at <= now() ORDER BY due_at LIMIT 200",
-    )
-    .load(conn)
-    .await?;
+    let found: Vec<Due> = Statement::new(include_str!("due.sql")).load(conn).await?;
     let mut hints = Hints::default();
     if !found.is_empty() {
         // Agents before sessions, each in key order.

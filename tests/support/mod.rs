@@ -4,6 +4,8 @@
 
 pub mod checks;
 pub mod postgres;
+pub mod process;
+pub mod random;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
