@@ -289,13 +289,6 @@ impl Dispatcher {
     /// Runs a round and answers; whether another one may follow at once.
     async fn run_round(&mut self, round: Round, fresh: &BTreeSet<String>) -> bool {
         let round = Arc::new(round);
-        let hopeful: Vec<String> = round
-            .asking
-            .iter()
-            .map(|asking| &asking.agent)
-            .filter(|agent| !fresh.contains(*agent) && self.has_free_slot(agent))
-            .cloned()
-            .collect();
         let done = {
             let round = Arc::clone(&round);
             self.db
@@ -343,10 +336,6 @@ impl Dispatcher {
             self.domains.extend(more_domains);
         }
         true
-    }
-
-    fn has_free_slot(&self, agent: &str) -> bool {
-        self.waiters.get(agent).is_some_and(Waiter::has_free_slot)
     }
 
     /// Answers one claim, or leaves it parked. Gives back what could not be handed over.
