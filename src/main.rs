@@ -7,7 +7,7 @@ use lessor::config::{self, Config};
 use lessor::postgres::{GuardArgs, run_guarded_child};
 use lessor::serve::{self, Fatal};
 use lessor::store::migrate;
-use lessor::{api, telemetry};
+use lessor::{api, dev, telemetry};
 use secrecy::ExposeSecret as _;
 
 // Tens of thousands of parked polls are small allocations that live for a minute.
@@ -27,6 +27,8 @@ struct Cli {
 enum Command {
     /// Serve the API
     Serve(#[command(flatten)] Config),
+    /// Serve the API with two process agents on this machine, for a first look
+    Dev(#[command(flatten)] Config),
     /// Bring the schema of DATABASE_URL up to date, and do nothing else
     Migrate(#[command(flatten)] Config),
     /// Print the OpenAPI document
@@ -69,6 +71,10 @@ async fn run(command: Command) -> Result<(), Fatal> {
             telemetry::init_logs(config.log_format, &config.log)?;
             let running = serve::start(config).await?;
             running.until(serve::signalled()).await
+        }
+        Command::Dev(config) => {
+            telemetry::init_logs(config.log_format, &config.log)?;
+            dev::run(config).await
         }
         Command::Migrate(config) => {
             telemetry::init_logs(config.log_format, &config.log)?;

@@ -55,6 +55,9 @@ struct Process {
     /// A label, for sessions that require or prefer one. May be repeated.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
+    /// Say goodbye and end when the standard input ends, that is with the process that started it.
+    #[arg(long)]
+    stop_with_stdin: bool,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -88,6 +91,7 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
 }
 
 async fn agent(process: Process) -> Result<(), Box<dyn std::error::Error>> {
+    let stop_with_stdin = process.stop_with_stdin;
     let agent = ProcessAgent {
         url: process.url,
         token: process.token,
@@ -100,6 +104,14 @@ async fn agent(process: Process) -> Result<(), Box<dyn std::error::Error>> {
         shim: ShimCommand::this_binary(),
     };
     let shutdown = CancellationToken::new();
+    if stop_with_stdin {
+        let asked = shutdown.clone();
+        // A thread that nobody waits for: reading from the standard input cannot be cancelled.
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            asked.cancel();
+        });
+    }
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,

@@ -182,9 +182,10 @@ fn payload(from: uuid::Uuid, mut hints: Hints) -> String {
 /// Look everywhere.
 fn everything(from: uuid::Uuid) -> String {
     let short = Message {
+        from,
         hints: Hints::default(),
+        every_session: true,
         everything: true,
-        ..message
     };
     serde_json::to_string(&short).unwrap_or_default()
 }
