@@ -117,7 +117,9 @@ async fn work(
     let mut running: HashMap<Uuid, Assignment> = HashMap::new();
     while !over.load(Ordering::Relaxed) {
         agent.client = random.pick(&servers).clone();
-        let Ok(claimed) = agent.try_claim(4, 0.5).await else {
+        // With something to do it does not wait long for more.
+        let wait_seconds = if running.is_empty() { 0.5 } else { 0.05 };
+        let Ok(claimed) = agent.try_claim(4, wait_seconds).await else {
             // Its server is being killed: another one, soon.
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
