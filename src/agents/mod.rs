@@ -11,7 +11,7 @@ pub mod http;
 mod list;
 mod register;
 mod row;
-pub(crate) mod store;
+mod store;
 mod table;
 
 use std::sync::Arc;
@@ -26,6 +26,8 @@ use crate::wakeups::Hints;
 
 pub use list::{AgentFilter, list};
 pub use row::{AgentRow, fence, scheduling};
+// What other rooms lock and record inside their own transactions.
+pub(crate) use store::{lock, lock_one, record};
 
 /// Registers an agent, or another run of it.
 ///
@@ -113,8 +115,8 @@ pub async fn acknowledge(
                 };
                 agent.fence(incarnation)?;
                 let ids = store::take_lost(conn, &name, incarnation, &dropped).await?;
-                let rows = sessions::store::lock(conn, &ids).await?;
-                let now = sessions::store::now(conn).await?;
+                let rows = sessions::lock(conn, &ids).await?;
+                let now = sessions::now(conn).await?;
                 let pool = crate::pools::rules(conn, &agent.pool).await?;
                 let actor = sessions::system("acknowledgment");
                 let ctx = Context {

@@ -68,12 +68,18 @@ pub fn openapi() -> OpenApi {
         codes.extend(super::operations::EVERYWHERE);
         add_problems(&mut document, operation, &codes);
     }
-    document
+    super::tidy::tidy(document)
+}
+
+/// The document as it is served, printed and committed: pretty, with a line feed at its end.
+#[must_use]
+pub fn text() -> String {
+    openapi().to_pretty_json().unwrap_or_default() + "\n"
 }
 
 /// `/openapi.json` and `/docs`.
 pub fn routes() -> Router<Arc<App>> {
-    let json = openapi().to_pretty_json().unwrap_or_default();
+    let json = text();
     let document = move || {
         let json = json.clone();
         async move {

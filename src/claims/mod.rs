@@ -11,6 +11,7 @@
 
 mod dispatch;
 mod dispatcher;
+mod give;
 pub mod http;
 mod placement;
 mod safety;

@@ -53,10 +53,10 @@ async fn expire_in(conn: &mut Conn) -> Result<(u64, Option<Duration>, Hints)> {
                 incarnation = agent.incarnation,
                 "its lease has ended"
             );
-            agents::store::record(conn, agent, &actor, "agent.expired", None).await?;
+            agents::record(conn, agent, &actor, "agent.expired", None).await?;
             hints.pool(&agent.pool).agents.insert(agent.name.clone());
         }
-        let rows = sessions::store::lock_assigned_to(conn, &names).await?;
+        let rows = sessions::lock_assigned_to(conn, &names).await?;
         hints.merge(release(conn, rows, EndReason::LeaseExpired).await?);
         let mut pools: Vec<&String> = expired.iter().map(|agent| &agent.pool).collect();
         pools.sort_unstable();
@@ -79,7 +79,7 @@ async fn expire_in(conn: &mut Conn) -> Result<(u64, Option<Duration>, Hints)> {
 
 /// Takes locked sessions away from assignees that are not live; no epoch changes.
 async fn release(conn: &mut Conn, rows: Vec<SessionRow>, reason: EndReason) -> Result<Hints> {
-    let now = sessions::store::now(conn).await?;
+    let now = sessions::now(conn).await?;
     let actor = sessions::system("expiry");
     let mut drafts = Vec::with_capacity(rows.len());
     let mut rules: Option<(String, lessor_protocol::PoolSpec)> = None;
@@ -132,8 +132,8 @@ pub async fn release_orphans(app: &Arc<App>) -> Result<()> {
                 if names.is_empty() {
                     return Ok(Hints::default());
                 }
-                let agents = agents::store::lock(conn, &names).await?;
-                let rows = sessions::store::lock_assigned_to(conn, &names).await?;
+                let agents = agents::lock(conn, &names).await?;
+                let rows = sessions::lock_assigned_to(conn, &names).await?;
                 let orphans = rows
                     .into_iter()
                     .filter(|row| {

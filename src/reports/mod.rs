@@ -57,17 +57,17 @@ async fn take_in(
     incarnation: i64,
     reports: &[Report],
 ) -> Result<(Vec<ReportResult>, Hints)> {
-    let row = agents::store::lock_one(conn, agent)
+    let row = agents::lock_one(conn, agent)
         .await?
         .ok_or_else(|| Error::AgentNotRegistered(agent.to_owned()))?;
     row.fence(incarnation)?;
     let ids: Vec<_> = reports.iter().map(|report| report.session_id).collect();
-    let mut drafts: Vec<Draft> = sessions::store::lock(conn, &ids)
+    let mut drafts: Vec<Draft> = sessions::lock(conn, &ids)
         .await?
         .into_iter()
         .map(Draft::of)
         .collect();
-    let now = sessions::store::now(conn).await?;
+    let now = sessions::now(conn).await?;
     let pool = pools::rules(conn, &row.pool).await?;
     let actor = Actor {
         actor_type: ActorType::Agent,

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "not every file uses every helper")]
 
 pub mod postgres;
+pub mod raw;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
