@@ -515,10 +515,12 @@ fn imports_point_one_way() {
         let (room, file) = inner.split_once('/').unwrap_or(("", inner));
         for import in imports(text) {
             let Some(path) = import.strip_prefix("crate::").or_else(|| {
-                // `sessions::store::…` after `use crate::sessions`.
-                rooms
-                    .iter()
-                    .any(|room| import.starts_with(&format!("{room}::")))
+                // `sessions::store::…` after `use crate::sessions`; other paths may be a room's own.
+                import
+                    .split_once("::")
+                    .is_some_and(|(head, rest)| {
+                        rooms.contains(head) && rest.split("::").next() == Some("store")
+                    })
                     .then_some(&*import)
             }) else {
                 if file == "state.rs"

@@ -5,21 +5,21 @@
 //! dispatchers of several servers never wait for each other's sessions. What goes to whom is
 //! decided by `placement`, and written with its history by one statement.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use diesel::sql_types::{
     Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel_async::RunQueryDsl;
-use lessor_protocol::{Action, Assignment};
+use lessor_protocol::Assignment;
 use uuid::Uuid;
 
 use super::give::Given;
-use super::placement::{Candidate, Item, MayTake, share_out};
+use super::placement::{Candidate, MayTake};
 use crate::error::Result;
 use crate::pools;
-use crate::sessions::{self, Assignee, Context, DOMAIN_WORK, Draft, SessionRow};
+use crate::sessions::{self, Context};
 use crate::store::{Conn, Statement};
 use crate::wakeups::Hints;
 

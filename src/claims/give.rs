@@ -4,9 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use diesel::sql_types::{
-    Array, BigInt, Bool, Double, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
-};
+use diesel::sql_types::{Array, Text};
 use diesel_async::RunQueryDsl;
 use lessor_protocol::{Action, Assignment};
 use uuid::Uuid;

@@ -21,7 +21,8 @@ use crate::wakeups::Hints;
 /// The most reports in one call.
 pub const MAX_REPORTS: usize = 1_000;
 
-/// Takes reports in the order in which they were sent; each stands alone.
+/// Takes reports in the order in which they were sent; each stands alone. Without any, it still
+/// says whether this run of the agent may report at all.
 ///
 /// # Errors
 /// `AgentNotRegistered`, `AgentSuperseded`, `LeaseExpired`, `DatabaseUnavailable`: then nothing
@@ -32,9 +33,6 @@ pub async fn take(
     incarnation: i64,
     reports: Vec<Report>,
 ) -> Result<Vec<ReportResult>> {
-    if reports.is_empty() {
-        return Ok(Vec::new());
-    }
     let (agent, reports) = (agent.to_owned(), Arc::new(reports));
     let (results, hints) = app
         .db
