@@ -2,19 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lessor_protocol::Session;
-use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::fake::{Fake, FakeState};
+use super::fake::{Fake, FakeState, session};
 use super::*;
 
 /// Writes down what it is asked to do, next to what the service had accepted by then.
