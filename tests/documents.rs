@@ -300,7 +300,7 @@ fn the_lock_file_names_no_registry() {
 async fn every_operation_is_mounted() {
     let server = TestServer::start().await;
     for (method, path, _) in operations(&document()) {
-        let path = path.replace('{', "").replace('}', "");
+        let path = path.replace(['{', '}'], "");
         let answer = server.send(&method.to_uppercase(), &path, "").await;
         assert_ne!(answer.status, 405, "{method} {path}");
         if answer.status == 404 {
