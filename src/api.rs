@@ -3,6 +3,7 @@
 mod document;
 mod health;
 mod operations;
+mod tidy;
 
 use std::sync::Arc;
 
@@ -18,7 +19,8 @@ use crate::error::Error;
 use crate::http::AdminToken;
 use crate::{agents, claims, http, pools, reports, sessions};
 
-pub use document::openapi;
+pub use document::{openapi, text};
+pub use operations::{EVERYWHERE, PROBLEMS};
 
 /// The whole service as one router.
 pub fn router(app: &Arc<App>) -> Router {

@@ -11,9 +11,9 @@ use tracing::Instrument as _;
 use crate::claims::Dispatchers;
 use crate::error::{Error, Result};
 use crate::leases::Renewals;
-use crate::store::{Db, listen};
+use crate::store::Db;
 use crate::upkeep;
-use crate::wakeups::Hub;
+use crate::wakeups::{self, Hub};
 
 /// What an [`App`] is made from.
 #[derive(Clone, Debug)]
@@ -101,7 +101,7 @@ impl App {
             background: background.clone(),
         });
         background.spawn(workers.run(db, halt.clone()));
-        background.spawn(listen::run(
+        background.spawn(wakeups::carry(
             settings.listen_url,
             hub,
             outgoing,

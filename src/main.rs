@@ -94,7 +94,7 @@ async fn run(command: Command) -> Result<(), Fatal> {
             Ok(())
         }
         Command::Openapi => {
-            println!("{}", api::openapi().to_pretty_json()?);
+            print!("{}", api::text());
             Ok(())
         }
         Command::Options => {

@@ -443,7 +443,7 @@ async fn a_listening_connection_that_fell_silent_is_replaced() {
         .expect("it connects");
     tokio::spawn(connection);
     let listening = || async {
-        let text = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query ~ '^(LISTEN|SELECT pg_notify|-- store::listen)'";
+        let text = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query ~ '^(LISTEN|SELECT pg_notify|-- wakeups::wire)'";
         let rows = sql.query(text, &[]).await.expect("backends");
         rows.iter().map(|row| row.get(0)).collect::<Vec<i32>>()
     };

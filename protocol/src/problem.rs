@@ -45,10 +45,10 @@ pub struct FieldError {
 }
 
 macro_rules! problems {
-    ($($(#[$doc:meta])* $variant:ident = $code:literal, $status:literal, $title:literal;)+) => {
+    ($($(#[doc = $doc:literal])* $variant:ident = $code:literal, $status:literal, $title:literal;)+) => {
         crate::words::words! {
             /// The code of a problem.
-            ProblemCode { $($(#[$doc])* $variant = $code),+ }
+            ProblemCode { $($(#[doc = $doc])* $variant = $code),+ }
         }
 
         impl ProblemCode {

@@ -29,11 +29,10 @@ impl fmt::Display for UnknownWord {
 impl std::error::Error for UnknownWord {}
 
 macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
-        $(#[$doc])*
+    ($(#[doc = $doc:literal])* $name:ident { $($(#[doc = $vdoc:literal])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[doc = $doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-        pub enum $name { $($(#[$vdoc])* #[serde(rename = $word)] $variant),+ }
+        pub enum $name { $($(#[doc = $vdoc])* #[serde(rename = $word)] $variant),+ }
 
         impl $name {
             /// Every word of the set, in the order of its declaration.
@@ -58,6 +57,25 @@ macro_rules! words {
                     _ => Err(UnknownWord { given: given.to_owned(), known: &[$($word),+] }),
                 }
             }
+        }
+
+        // Not derived: the derive does not see through the macro's literals and would write the
+        // variants' names where the words belong.
+        #[cfg(feature = "openapi")]
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                let about = concat!($($doc, "\n",)* $("\n- `", $word, "`:", $($vdoc,)*)+);
+                utoipa::openapi::schema::ObjectBuilder::new()
+                    .schema_type(utoipa::openapi::schema::Type::String)
+                    .description(Some(about.trim()))
+                    .enum_values(Some(Self::ALL.iter().map(|word| word.as_str())))
+                    .into()
+            }
+        }
+
+        #[cfg(feature = "openapi")]
+        impl utoipa::ToSchema for $name {
+            fn name() -> std::borrow::Cow<'static, str> { stringify!($name).into() }
         }
     };
 }

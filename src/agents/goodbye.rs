@@ -34,7 +34,7 @@ pub async fn goodbye(
         name: name.to_owned(),
     };
     let actor = if incarnation.is_some() { &own } else { actor };
-    let now = sessions::store::now(conn).await?;
+    let now = sessions::now(conn).await?;
     let rules = pools::rules(conn, &agent.pool).await?;
     let ctx = Context {
         now,
@@ -42,7 +42,7 @@ pub async fn goodbye(
         actor,
         epoch_floor: 0,
     };
-    let rows = sessions::store::lock_assigned_to(conn, &[name.to_owned()]).await?;
+    let rows = sessions::lock_assigned_to(conn, &[name.to_owned()]).await?;
     let mut drafts: Vec<Draft> = rows.into_iter().map(Draft::of).collect();
     let by_force = incarnation.is_none() && agent.live;
     for draft in &mut drafts {

@@ -179,6 +179,9 @@ async fn cordon_agent(
     if let Some(reason) = &body.reason {
         checks.text("/reason", reason, 1024);
     }
+    if let Some(until) = body.until {
+        checks.moment("/until", until);
+    }
     checks.finish()?;
     let cordon = Some((body.reason, body.until));
     Ok(Json(

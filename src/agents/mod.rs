@@ -11,7 +11,7 @@ pub mod http;
 mod list;
 mod register;
 mod row;
-pub(crate) mod store;
+mod store;
 mod table;
 
 use std::sync::Arc;
@@ -26,6 +26,8 @@ use crate::wakeups::Hints;
 
 pub use list::{AgentFilter, list};
 pub use row::{AgentRow, fence, scheduling};
+// What other rooms lock and record inside their own transactions.
+pub(crate) use store::{lock, lock_one, record};
 
 /// Registers an agent, or another run of it.
 ///
@@ -114,11 +116,11 @@ pub async fn acknowledge(
                 agent.fence(incarnation)?;
                 let taken = store::take_lost(conn, &name, incarnation, &dropped).await?;
                 let ids: Vec<_> = taken.iter().map(|(id, _)| *id).collect();
-                let mut rows = sessions::store::lock(conn, &ids).await?;
+                let mut rows = sessions::lock(conn, &ids).await?;
                 // Given to somebody else since, and perhaps taken from him: that is not for this
                 // agent to acknowledge.
                 rows.retain(|row| taken.contains(&(row.id, row.lease_epoch)));
-                let now = sessions::store::now(conn).await?;
+                let now = sessions::now(conn).await?;
                 let pool = crate::pools::rules(conn, &agent.pool).await?;
                 let actor = sessions::system("acknowledgment");
                 let ctx = Context {
@@ -178,7 +180,7 @@ async fn change_cordon(
                     return Err(Error::AgentNotRegistered(name));
                 };
                 let mut hints = Hints::default();
-                let now = sessions::store::now(conn).await?;
+                let now = sessions::now(conn).await?;
                 let is_over = before.cordon_until.is_some_and(|until| until <= now);
                 if (before.cordoned || cordon.is_some()) && (is_over || !only_if_over) {
                     store::set_cordon(conn, &before, cordon, &actor).await?;

@@ -81,7 +81,7 @@ pub async fn register(
         Some(row) if same_run => store::refresh(conn, row, body, &domain).await?,
         _ => store::new_incarnation(conn, name, body, &domain).await?,
     };
-    let now = sessions::store::now(conn).await?;
+    let now = sessions::now(conn).await?;
     let actor = Actor {
         actor_type: ActorType::Agent,
         name: name.to_owned(),
@@ -110,7 +110,7 @@ pub async fn register(
     let mut released = Vec::new();
     let mut drafts = Vec::new();
     let mut found = BTreeSet::new();
-    for row in sessions::store::lock(conn, &ids).await? {
+    for row in sessions::lock(conn, &ids).await? {
         found.insert(row.id);
         let assigned_here = row.assigned_agent_id.as_deref() == Some(name);
         let mut draft = Draft::of(row);

@@ -7,7 +7,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, Server};
+use utoipa::openapi::{InfoBuilder, OpenApiBuilder, Server};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -32,7 +32,7 @@ there, null when empty; clients ignore fields that they do not know. Errors are 
 
 /// The document.
 #[must_use]
-pub fn openapi() -> OpenApi {
+pub fn openapi() -> serde_json::Value {
     let info = InfoBuilder::new()
         .title("Lessor")
         .version(env!("CARGO_PKG_VERSION"))
@@ -68,12 +68,18 @@ pub fn openapi() -> OpenApi {
         codes.extend(super::operations::EVERYWHERE);
         add_problems(&mut document, operation, &codes);
     }
-    document
+    super::tidy::tidy(&document)
+}
+
+/// The document as it is served, printed and committed: pretty, with a line feed at its end.
+#[must_use]
+pub fn text() -> String {
+    format!("{:#}\n", openapi())
 }
 
 /// `/openapi.json` and `/docs`.
 pub fn routes() -> Router<Arc<App>> {
-    let json = openapi().to_pretty_json().unwrap_or_default();
+    let json = text();
     let document = move || {
         let json = json.clone();
         async move {

@@ -41,7 +41,7 @@ async fn readyz(State(app): State<Arc<App>>) -> Response {
     }
     let answered = app
         .db
-        .beat("api::readyz", |conn| Box::pin(sessions::store::now(conn)));
+        .beat("api::readyz", |conn| Box::pin(sessions::now(conn)));
     match tokio::time::timeout(std::time::Duration::from_secs(2), answered).await {
         Ok(Ok(_)) => "ready\n".into_response(),
         Ok(Err(error)) => Problem::from(error).into_response(),

@@ -35,13 +35,13 @@ pub async fn take_back(db: &Db, hub: &Hub, gone: Gone, offered: Vec<Uuid>) {
 }
 
 async fn unoffer(conn: &mut Conn, gone: &Gone, offered: &[Uuid]) -> Result<Hints> {
-    let Some(agent) = agents::store::lock_one(conn, &gone.agent).await? else {
+    let Some(agent) = agents::lock_one(conn, &gone.agent).await? else {
         return Ok(Hints::default());
     };
     if agent.claim_number != gone.claim_number {
         return Ok(Hints::default());
     }
-    let now = sessions::store::now(conn).await?;
+    let now = sessions::now(conn).await?;
     let pool = pools::rules(conn, &agent.pool).await?;
     let actor = sessions::system("dispatcher");
     let ctx = Context {
@@ -51,7 +51,7 @@ async fn unoffer(conn: &mut Conn, gone: &Gone, offered: &[Uuid]) -> Result<Hints
         epoch_floor: 0,
     };
     let mut drafts = Vec::new();
-    for row in sessions::store::lock(conn, offered).await? {
+    for row in sessions::lock(conn, offered).await? {
         if row.is_offered() && row.assigned_agent_id.as_ref() == Some(&agent.name) {
             let mut draft = Draft::of(row);
             draft.unoffer(&ctx);

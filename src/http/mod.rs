@@ -44,4 +44,4 @@ pub use parse::MAX_DEPTH;
 pub use path::Path;
 pub use query::Query;
 pub use table::{Item, Listing, TableRow};
-pub use validate::{Checks, MAX_LABEL_BYTES, MAX_LABELS, MAX_NAME_BYTES};
+pub use validate::{Checks, MAX_LABEL_BYTES, MAX_LABELS, MAX_NAME_BYTES, is_moment};

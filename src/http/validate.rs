@@ -6,6 +6,7 @@
 
 use std::fmt::Display;
 
+use chrono::{DateTime, Datelike as _, Utc};
 use lessor_protocol::{FieldError, Labels};
 use serde_json::value::RawValue;
 
@@ -78,6 +79,15 @@ impl Checks {
             return self.refuse(pointer, "must not contain NUL");
         }
         self
+    }
+
+    /// A time that RFC 3339 can write: its years have four digits. The parser takes others, and
+    /// PostgreSQL fails on some of them.
+    pub fn moment(&mut self, pointer: impl Into<String>, value: DateTime<Utc>) -> &mut Self {
+        if is_moment(value) {
+            return self;
+        }
+        self.refuse(pointer, "must be in one of the years 0001 to 9999")
     }
 
     /// A number from `min` to `max`, both included; never NaN or infinite.
@@ -226,6 +236,12 @@ fn is_name(value: &str) -> bool {
     value.len() <= MAX_NAME_BYTES
         && bytes.next().is_some_and(plain)
         && bytes.all(|byte| plain(byte) || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+/// Whether RFC 3339 can write the time.
+#[must_use]
+pub fn is_moment(value: DateTime<Utc>) -> bool {
+    (1..=9999).contains(&value.year())
 }
 
 #[cfg(test)]

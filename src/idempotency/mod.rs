@@ -88,7 +88,8 @@ pub async fn begin(conn: &mut Conn, request: &Request) -> Result<Option<Answer>>
         ));
     };
     let status = u16::try_from(status).unwrap_or(200);
-    let etag = None;
+    // What was created had its first version; only single resources have a tag, and a location.
+    let etag = kept.location.as_ref().map(|_| 1);
     Ok(Some(Answer {
         status,
         location: kept.location,

@@ -72,8 +72,8 @@ pub async fn sweep(app: &Arc<App>) -> Result<bool> {
 }
 
 async fn decide(conn: &mut Conn, pool: &str, ids: &[Uuid]) -> Result<Hints> {
-    let rows = sessions::store::lock(conn, ids).await?;
-    let now = sessions::store::now(conn).await?;
+    let rows = sessions::lock(conn, ids).await?;
+    let now = sessions::now(conn).await?;
     let rules = pools::rules(conn, pool).await?;
     let actor = sessions::system("lost_domain");
     let ctx = Context {

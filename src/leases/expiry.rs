@@ -53,13 +53,13 @@ async fn expire_in(conn: &mut Conn) -> Result<(u64, Option<Duration>, Hints)> {
                 incarnation = agent.incarnation,
                 "its lease has ended"
             );
-            agents::store::record(conn, agent, &actor, "agent.expired", None).await?;
+            agents::record(conn, agent, &actor, "agent.expired", None).await?;
             let hint = hints.pool(&agent.pool);
             hint.agents.insert(agent.name.clone());
             // Who is now the last of the domain may have more to do, cordoned as it is.
             hint.domains.insert(agent.resource_domain.clone());
         }
-        let rows = sessions::store::lock_assigned_to(conn, &names).await?;
+        let rows = sessions::lock_assigned_to(conn, &names).await?;
         hints.merge(release(conn, rows, EndReason::LeaseExpired).await?);
         let mut domains = std::collections::BTreeMap::<String, Vec<String>>::new();
         for agent in expired {
@@ -86,7 +86,7 @@ async fn expire_in(conn: &mut Conn) -> Result<(u64, Option<Duration>, Hints)> {
 
 /// Takes locked sessions away from assignees that are not live; no epoch changes.
 async fn release(conn: &mut Conn, rows: Vec<SessionRow>, reason: EndReason) -> Result<Hints> {
-    let now = sessions::store::now(conn).await?;
+    let now = sessions::now(conn).await?;
     let actor = sessions::system("expiry");
     let mut drafts = Vec::with_capacity(rows.len());
     let mut rules: Option<(String, lessor_protocol::PoolSpec)> = None;
@@ -139,8 +139,8 @@ pub async fn release_orphans(app: &Arc<App>) -> Result<()> {
                 if names.is_empty() {
                     return Ok(Hints::default());
                 }
-                let agents = agents::store::lock(conn, &names).await?;
-                let rows = sessions::store::lock_assigned_to(conn, &names).await?;
+                let agents = agents::lock(conn, &names).await?;
+                let rows = sessions::lock_assigned_to(conn, &names).await?;
                 let orphans = rows
                     .into_iter()
                     .filter(|row| {

@@ -21,7 +21,8 @@ use crate::wakeups::Hints;
 /// The most reports in one call.
 pub const MAX_REPORTS: usize = 1_000;
 
-/// Takes reports in the order in which they were sent; each stands alone.
+/// Takes reports in the order in which they were sent; each stands alone. Without any, it still
+/// says whether this run of the agent may report at all.
 ///
 /// # Errors
 /// `AgentNotRegistered`, `AgentSuperseded`, `LeaseExpired`, `DatabaseUnavailable`: then nothing
@@ -32,9 +33,6 @@ pub async fn take(
     incarnation: i64,
     reports: Vec<Report>,
 ) -> Result<Vec<ReportResult>> {
-    if reports.is_empty() {
-        return Ok(Vec::new());
-    }
     let (agent, reports) = (agent.to_owned(), Arc::new(reports));
     let (results, hints) = app
         .db
@@ -57,17 +55,17 @@ async fn take_in(
     incarnation: i64,
     reports: &[Report],
 ) -> Result<(Vec<ReportResult>, Hints)> {
-    let row = agents::store::lock_one(conn, agent)
+    let row = agents::lock_one(conn, agent)
         .await?
         .ok_or_else(|| Error::AgentNotRegistered(agent.to_owned()))?;
     row.fence(incarnation)?;
     let ids: Vec<_> = reports.iter().map(|report| report.session_id).collect();
-    let mut drafts: Vec<Draft> = sessions::store::lock(conn, &ids)
+    let mut drafts: Vec<Draft> = sessions::lock(conn, &ids)
         .await?
         .into_iter()
         .map(Draft::of)
         .collect();
-    let now = sessions::store::now(conn).await?;
+    let now = sessions::now(conn).await?;
     let pool = pools::rules(conn, &row.pool).await?;
     let actor = Actor {
         actor_type: ActorType::Agent,

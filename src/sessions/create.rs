@@ -84,6 +84,9 @@ pub fn check(sessions: &[NewOf<'_>]) -> Result<()> {
         if new.desired_state == DesiredState::Terminated {
             checks.refuse(field("desired_state"), "must be `running` or `hibernated`");
         }
+        if let Some(at) = new.not_before {
+            checks.moment(field("not_before"), at);
+        }
         let far = Utc::now() + TimeDelta::days(3650);
         if new.not_before.is_some_and(|at| at > far) {
             checks.refuse(field("not_before"), "is more than ten years away");
@@ -175,11 +178,7 @@ async fn insert(
     match store::insert(conn, &rows, &events).await {
         Ok(()) => {}
         Err(Error::Internal(detail)) if detail.contains("sessions_by_name") => {
-            let name = news
-                .iter()
-                .find_map(|new| new.name.clone())
-                .unwrap_or_default();
-            return Err(Error::NameTaken(name));
+            return Err(Error::NameTaken(taken(news)));
         }
         Err(Error::Internal(detail)) if detail.contains("sessions_agent_pool_fkey") => {
             let pool = rows
@@ -193,6 +192,20 @@ async fn insert(
     }
     let hints = Hints::of(rows.iter());
     Ok((rows, hints))
+}
+
+/// Which of the names was taken: PostgreSQL does not say it in its message, so it is told only
+/// where there is no doubt.
+fn taken(news: &[NewSession]) -> String {
+    let names: Vec<&str> = news.iter().filter_map(|new| new.name.as_deref()).collect();
+    let twice = names
+        .iter()
+        .enumerate()
+        .find(|(at, name)| names[..*at].contains(name));
+    match (twice, names.as_slice()) {
+        (Some((_, name)), _) | (None, [name]) => (*name).to_owned(),
+        _ => names.join("`, or `"),
+    }
 }
 
 type PoolKey = (Option<String>, Option<String>, Option<String>);

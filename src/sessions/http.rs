@@ -8,8 +8,8 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use lessor_protocol::{
-    Actor, CreatedSessions, DesiredState, Event, LedgerItem, NewSession, NewSessions, Page,
-    Session, SessionPatch, SessionState,
+    Actor, CreatedSessions, DesiredState, NewSession, NewSessions, Page, Session, SessionPatch,
+    SessionState,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
@@ -19,7 +19,7 @@ use utoipa_axum::routes;
 use super::create::{NewOf, check};
 use super::list::Position;
 use super::verbs::Ending;
-use super::{SessionFilter, SessionRow, Wanted, store};
+use super::{SessionFilter, SessionRow, Wanted};
 use crate::app::App;
 use crate::error::Error;
 use crate::http::{
@@ -38,8 +38,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(create_sessions))
         .routes(routes!(patch_session, delete_session))
         .routes(routes!(retry_session))
-        .routes(routes!(list_session_events))
-        .routes(routes!(list_session_leases))
+        .merge(super::history::routes())
 }
 
 /// The routes that wait; they must not be detached from their clients.
@@ -239,6 +238,16 @@ async fn list_sessions(
     Query(query): Query<ListQuery>,
 ) -> Result<Response, Problem> {
     let paging = Paging::new(query.limit, query.cursor)?;
+    let mut checks = Checks::new();
+    for (name, time) in [
+        ("created_after", query.created_after),
+        ("created_before", query.created_before),
+    ] {
+        if let Some(time) = time {
+            checks.moment(name, time);
+        }
+    }
+    checks.finish()?;
     let filter = SessionFilter {
         pool: query.pool,
         states: query
@@ -420,93 +429,4 @@ async fn retry_session(
     Ok(shown(
         super::retry(&app, &session, preconditions, actor(caller)).await?,
     ))
-}
-
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct PageQuery {
-    /// How many items: 1 to 500, by default 50.
-    #[param(minimum = 1, maximum = 500)]
-    limit: Option<i64>,
-    /// Where the page before ended: its `next_cursor`.
-    cursor: Option<String>,
-}
-
-/// Where a page of a session's timeline ends.
-#[derive(Debug, Serialize, Deserialize)]
-struct EventPosition(i64);
-
-impl crate::http::Cursor for EventPosition {
-    const KIND: &'static str = "session_events";
-}
-
-/// Where a page of a session's ledger ends.
-#[derive(Debug, Serialize, Deserialize)]
-struct LedgerPosition(i64);
-
-impl crate::http::Cursor for LedgerPosition {
-    const KIND: &'static str = "session_leases";
-}
-
-/// List a session's events
-///
-/// Its timeline, newest first.
-#[utoipa::path(get, path = "/sessions/{session}/events", tag = "sessions", operation_id = "list_session_events",
-    params(("session" = String, Path, description = "The session's id or name"), PageQuery),
-    responses((status = 200, description = "A page of its timeline", body = Page<Event>)))]
-async fn list_session_events(
-    State(app): State<Arc<App>>,
-    format: Format,
-    Path(session): Path<String>,
-    Query(query): Query<PageQuery>,
-) -> Result<Response, Problem> {
-    let paging = Paging::new(query.limit, query.cursor)?;
-    let before = paging.after::<EventPosition>()?.map(|EventPosition(id)| id);
-    let id = super::get(&app, &session).await?.id;
-    let limit = paging.fetch();
-    let rows = app
-        .db
-        .read("sessions::timeline", |conn| {
-            Box::pin(store::timeline(conn, id, before, limit))
-        })
-        .await?;
-    let page = paging.page(rows, |row| EventPosition(row.id));
-    let page = Page {
-        items: page.items.into_iter().map(Event::from).collect(),
-        next_cursor: page.next_cursor,
-    };
-    Ok(Listing::new(format, page).into_response())
-}
-
-/// List a session's leases
-///
-/// The ledger, newest first: who held it, under which epoch, from when to when, and why it ended.
-#[utoipa::path(get, path = "/sessions/{session}/leases", tag = "sessions", operation_id = "list_session_leases",
-    params(("session" = String, Path, description = "The session's id or name"), PageQuery),
-    responses((status = 200, description = "A page of its ledger", body = Page<LedgerItem>)))]
-async fn list_session_leases(
-    State(app): State<Arc<App>>,
-    format: Format,
-    Path(session): Path<String>,
-    Query(query): Query<PageQuery>,
-) -> Result<Response, Problem> {
-    let paging = Paging::new(query.limit, query.cursor)?;
-    let before = paging
-        .after::<LedgerPosition>()?
-        .map(|LedgerPosition(epoch)| epoch);
-    let id = super::get(&app, &session).await?.id;
-    let limit = paging.fetch();
-    let rows = app
-        .db
-        .read("sessions::ledger", |conn| {
-            Box::pin(store::ledger(conn, id, before, limit))
-        })
-        .await?;
-    let page = paging.page(rows, |row| LedgerPosition(row.lease_epoch));
-    let page = Page {
-        items: page.items.into_iter().map(LedgerItem::from).collect(),
-        next_cursor: page.next_cursor,
-    };
-    Ok(Listing::new(format, page).into_response())
 }

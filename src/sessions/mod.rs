@@ -10,12 +10,13 @@
 
 mod create;
 mod draft;
+mod history;
 pub mod http;
 mod list;
 mod reporting;
 mod row;
 mod state;
-pub(crate) mod store;
+mod store;
 mod table;
 mod transitions;
 mod verbs;
@@ -28,6 +29,8 @@ pub use list::{SessionFilter, list};
 pub use reporting::is_valid as report_is_valid;
 pub use row::SessionRow;
 pub use state::{DOMAIN_WORK, Next, Reach, Situation, allowed, next};
+// What other rooms lock and read inside their own transactions.
+pub(crate) use store::{lock, lock_assigned_to, now, with_columns};
 pub use verbs::{delete, get, patch, retry};
 pub use wait::{Wanted, wait_for};
 pub use write::write;

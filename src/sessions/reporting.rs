@@ -259,5 +259,6 @@ pub fn is_valid(report: &Report) -> bool {
             text(&failure.reason, 256)
                 && !failure.reason.is_empty()
                 && text(&failure.message, MAX_TEXT_BYTES)
+                && failure.at.is_none_or(crate::http::is_moment)
         })
 }

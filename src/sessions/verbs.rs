@@ -249,7 +249,7 @@ async fn lock_with_agent(conn: &mut Conn, id_or_name: &str) -> Result<SessionRow
     let not_found = || Error::SessionNotFound(id_or_name.to_owned());
     let seen = store::find(conn, id_or_name).await?.ok_or_else(not_found)?;
     if let Some(agent) = &seen.assigned_agent_id {
-        agents::store::lock_one(conn, agent).await?;
+        agents::lock_one(conn, agent).await?;
     }
     let row = store::lock(conn, &[seen.id])
         .await?

@@ -57,10 +57,10 @@ async fn due(conn: &mut Conn) -> Result<(Option<Duration>, Hints)> {
         let mut names: Vec<String> = found.iter().filter_map(|due| due.agent.clone()).collect();
         names.sort_unstable();
         names.dedup();
-        let agents = agents::store::lock(conn, &names).await?;
+        let agents = agents::lock(conn, &names).await?;
         let ids: Vec<Uuid> = found.iter().map(|due| due.id).collect();
-        let rows = sessions::store::lock(conn, &ids).await?;
-        let now = sessions::store::now(conn).await?;
+        let rows = sessions::lock(conn, &ids).await?;
+        let now = sessions::now(conn).await?;
         let actor = sessions::system("deadline");
         let mut names: Vec<&String> = found.iter().map(|due| &due.pool).collect();
         names.sort_unstable();

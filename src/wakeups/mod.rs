@@ -7,7 +7,9 @@
 mod hints;
 mod hub;
 mod watch;
+mod wire;
 
 pub use hints::{Hints, PoolHint};
 pub use hub::{Hub, Wake};
 pub use watch::Watchers;
+pub use wire::run as carry;

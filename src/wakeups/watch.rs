@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+/// By session: what wakes its watchers, and how many they are.
+type Watched = HashMap<Uuid, (Arc<Notify>, usize)>;
+
 /// Everybody who waits for a session to change, on this server.
 #[derive(Clone, Debug, Default)]
-pub struct Watchers(Arc<Mutex<HashMap<Uuid, Watched>>>);
-
-/// A session that is watched, and by how many.
-type Watched = (Arc<Notify>, usize);
+pub struct Watchers(Arc<Mutex<Watched>>);
 
 /// One who waits; dropped, it is forgotten.
 #[derive(Debug)]

@@ -6,6 +6,7 @@ pub mod checks;
 pub mod postgres;
 pub mod process;
 pub mod random;
+pub mod raw;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -284,7 +284,7 @@ fn answered_since(slot: &Slot, asked: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent_loop::tests::session;
+    use crate::agent_loop::fake::session;
 
     fn assignment(epoch: i64, generation: i64, action: Action) -> Assignment {
         let session = session(1, generation);

@@ -30,6 +30,8 @@ mod task;
 mod work;
 
 #[cfg(test)]
+mod fake;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;

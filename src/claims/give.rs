@@ -1,0 +1,326 @@
+//! What one round of a dispatcher gives out: first what agents hold, then their domains' work, then
+//! starts, each picked by its own statement and shared out by the rules of placement.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use diesel::sql_types::{Array, Text};
+use diesel_async::RunQueryDsl;
+use lessor_protocol::{Action, Assignment};
+use uuid::Uuid;
+
+use super::dispatch::{Done, LockedAgent, Round, Standing, Verdict};
+use super::placement::{Candidate, Item, MayTake, share_out};
+use crate::error::Result;
+use crate::sessions::{self, Assignee, Context, DOMAIN_WORK, Draft, SessionRow};
+use crate::store::{Conn, Statement};
+use crate::wakeups::Hints;
+
+/// The most that one agent is told about what it holds when it asks for no sessions.
+const MAX_HELD: usize = 1_000;
+
+/// What a round gives out, while it does.
+#[derive(Default)]
+pub(super) struct Given {
+    pub(super) drafts: Vec<Draft>,
+    pub(super) assignments: HashMap<String, Vec<Assignment>>,
+    pub(super) picked: HashSet<Uuid>,
+    pub(super) avoided_until: HashMap<String, DateTime<Utc>>,
+    pub(super) started: usize,
+    pub(super) more_starts: bool,
+    pub(super) more_domains: BTreeSet<String>,
+}
+
+impl Given {
+    /// First what they hold: offers and changes that they have not reported on.
+    pub(super) async fn held(
+        &mut self,
+        conn: &mut Conn,
+        ctx: &Context<'_>,
+        candidates: &mut [Candidate],
+    ) -> Result<()> {
+        let names: Vec<String> = candidates
+            .iter()
+            .map(|candidate| candidate.name.clone())
+            .collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let text = sessions::with_columns(include_str!("pick_held.sql"));
+        let rows: Vec<SessionRow> = Statement::new(&text)
+            .bind::<Array<Text>, _>(names)
+            .load(conn)
+            .await?;
+        let asked: HashMap<String, usize> = candidates
+            .iter()
+            .map(|candidate| (candidate.name.clone(), candidate.room))
+            .collect();
+        for row in rows {
+            let holder = candidates
+                .iter_mut()
+                .find(|c| Some(&c.name) == row.assigned_agent_id.as_ref());
+            let Some(holder) = holder else { continue };
+            let told = self.assignments.get(&holder.name).map_or(0, Vec::len);
+            // A claim for no sessions is still told about what it holds.
+            let most = asked
+                .get(&holder.name)
+                .copied()
+                .filter(|asked| *asked > 0)
+                .unwrap_or(MAX_HELD);
+            if told >= most {
+                continue;
+            }
+            holder.room = holder.room.saturating_sub(1);
+            let name = holder.name.clone();
+            let mut draft = Draft::of(row);
+            draft.deliver(ctx);
+            self.push(&name, draft, None);
+        }
+        Ok(())
+    }
+
+    /// Then the unassigned work of their domains, kind by kind; none of it waits behind starts.
+    pub(super) async fn domains(
+        &mut self,
+        conn: &mut Conn,
+        ctx: &Context<'_>,
+        round: &Round,
+        candidates: &mut [Candidate],
+        agents: &HashMap<&str, &LockedAgent>,
+    ) -> Result<()> {
+        let open = |c: &&Candidate| c.room > 0 && c.may_take != MayTake::Nothing;
+        let names: Vec<String> = candidates
+            .iter()
+            .filter(open)
+            .map(|c| c.name.clone())
+            .collect();
+        if names.is_empty() || round.domains.is_empty() {
+            return Ok(());
+        }
+        let limit = tier(round.limit);
+        let text = sessions::with_columns(include_str!("pick_domain.sql"))
+            .replace("{limit}", &limit.to_string());
+        let kinds: Vec<&str> = DOMAIN_WORK.iter().map(|(work, _, _)| *work).collect();
+        let rows: Vec<SessionRow> = Statement::new(&text)
+            .bind::<Text, _>(round.pool.clone())
+            .bind::<Array<Text>, _>(round.domains.iter().cloned().collect::<Vec<_>>())
+            .bind::<Array<Text>, _>(kinds)
+            .bind::<Array<Text>, _>(names)
+            .load(conn)
+            .await?;
+        let items: Vec<Item> = rows.iter().map(|row| item(row, ctx.now, true)).collect();
+        // As much as was asked for: there may be more behind it.
+        let mut found: HashMap<&str, usize> = HashMap::new();
+        for domain in rows.iter().filter_map(|row| row.resource_domain.as_deref()) {
+            *found.entry(domain).or_default() += 1;
+        }
+        let full = found.into_iter().filter(|(_, count)| *count >= limit);
+        self.more_domains
+            .extend(full.map(|(domain, _)| domain.to_owned()));
+        let placed = share_out(candidates, &items, ctx.pool.placement);
+        for (row, to) in rows.into_iter().zip(placed) {
+            let domain = row.resource_domain.clone().unwrap_or_default();
+            match to {
+                Some(to) => {
+                    let action = row.next().action().unwrap_or(Action::Adopt);
+                    self.offer(ctx, row, agents[candidates[to].name.as_str()], action);
+                }
+                None => {
+                    self.note_avoided(&row);
+                    self.picked.insert(row.id);
+                    self.more_domains.insert(domain);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Last what any agent of the pool may start.
+    pub(super) async fn starts(
+        &mut self,
+        conn: &mut Conn,
+        ctx: &Context<'_>,
+        round: &Round,
+        candidates: &mut [Candidate],
+        agents: &HashMap<&str, &LockedAgent>,
+    ) -> Result<()> {
+        let free = |c: &Candidate| -> usize {
+            if c.may_take != MayTake::Anything {
+                return 0;
+            }
+            c.room
+                .min(usize::try_from(c.capacity - c.slots_used).unwrap_or(0))
+        };
+        let names: Vec<String> = candidates
+            .iter()
+            .filter(|c| free(c) > 0)
+            .map(|c| c.name.clone())
+            .collect();
+        let wanted = candidates.iter().map(free).sum::<usize>().min(round.limit);
+        if wanted == 0 {
+            // Nobody here can take any; whether there are some is for others to find out.
+            self.more_starts = true;
+            return Ok(());
+        }
+        let limit = tier(wanted);
+        let text = sessions::with_columns(include_str!("pick_start.sql"))
+            .replace("{limit}", &limit.to_string());
+        let mut rows: Vec<SessionRow> = Statement::new(&text)
+            .bind::<Text, _>(round.pool.clone())
+            .bind::<Array<Text>, _>(names)
+            .load(conn)
+            .await?;
+        // Picked above already, as the work of its own domain.
+        rows.retain(|row| !self.picked.contains(&row.id));
+        self.more_starts = rows.len() >= limit;
+        let items: Vec<Item> = rows.iter().map(|row| item(row, ctx.now, false)).collect();
+        let placed = share_out(candidates, &items, ctx.pool.placement);
+        for (row, to) in rows.into_iter().zip(placed) {
+            match to {
+                Some(to) => {
+                    let agent = agents[candidates[to].name.as_str()];
+                    // Its own domain came back: there is something to take over.
+                    let own = row.resource_domain.as_ref() == Some(&agent.resource_domain);
+                    let action = if own { row.next().action() } else { None };
+                    self.started += 1;
+                    self.offer(ctx, row, agent, action.unwrap_or(Action::Start));
+                }
+                None => {
+                    self.note_avoided(&row);
+                    self.more_starts = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn offer(&mut self, ctx: &Context<'_>, row: SessionRow, agent: &LockedAgent, action: Action) {
+        let assignee = Assignee {
+            name: agent.name.clone(),
+            incarnation: agent.incarnation,
+            resource_domain: agent.resource_domain.clone(),
+        };
+        self.picked.insert(row.id);
+        let mut draft = Draft::of(row);
+        draft.offer(ctx, &assignee, action);
+        let name = assignee.name.clone();
+        self.push(&name, draft, Some(&assignee));
+    }
+
+    fn push(&mut self, agent: &str, draft: Draft, offered_to: Option<&Assignee>) {
+        let row = &draft.row;
+        let action = row.assigned_action.unwrap_or(Action::Adopt);
+        let mut session: lessor_protocol::Session = row.clone().into();
+        let elsewhere = offered_to.is_some_and(|to| {
+            row.resource_domain
+                .as_ref()
+                .is_some_and(|domain| *domain != to.resource_domain)
+        });
+        if elsewhere {
+            // It will be a new attempt once it is accepted, and resources are named by that.
+            session.attempt += 1;
+            session.platform_resource_id = None;
+            session.platform_metadata = lessor_protocol::empty_object();
+            session.endpoint = None;
+        }
+        let assignment = Assignment {
+            action,
+            lease_epoch: row.lease_epoch,
+            generation: row.generation,
+            offered_until: row.offered_until,
+            session,
+        };
+        self.assignments
+            .entry(agent.to_owned())
+            .or_default()
+            .push(assignment);
+        self.drafts.push(draft);
+    }
+
+    fn note_avoided(&mut self, row: &SessionRow) {
+        if let (Some(agent), Some(until)) = (&row.avoid_agent, row.avoid_until) {
+            let at = self.avoided_until.entry(agent.clone()).or_insert(until);
+            *at = (*at).min(until);
+        }
+    }
+
+    pub(super) fn into_done(
+        mut self,
+        round: &Round,
+        locked: &[LockedAgent],
+        candidates: &[Candidate],
+        waits: &HashMap<String, f64>,
+        (now, hints): (DateTime<Utc>, Hints),
+    ) -> Done {
+        let mut done = Done {
+            started: self.started,
+            more_starts: self.more_starts,
+            more_domains: self.more_domains,
+            hints,
+            ..Done::default()
+        };
+        for asking in &round.asking {
+            let row = locked.iter().find(|row| row.name == asking.agent);
+            let used = candidates
+                .iter()
+                .find(|c| c.name == asking.agent)
+                .map(|c| c.slots_used);
+            let assignments = self.assignments.remove(&asking.agent).unwrap_or_default();
+            let standing = row.map(|row| Standing {
+                incarnation: row.incarnation,
+                live: row.live,
+                claim_number: row.claim_number,
+                cordoned: row.cordoned,
+                capacity: row.capacity,
+                slots_used: used.unwrap_or(row.slots_used),
+                passed_over_seconds: row
+                    .passed_over_until
+                    .filter(|until| *until > now)
+                    .map(|until| (until - now).as_seconds_f64()),
+                // What is given to it anew is not lost to it any more.
+                lost: row
+                    .lost
+                    .iter()
+                    .copied()
+                    .filter(|lost| assignments.iter().all(|given| given.session.id != *lost))
+                    .collect(),
+            });
+            let verdict = Verdict {
+                standing,
+                assignments,
+                look_again_in_seconds: waits.get(&asking.agent).copied(),
+            };
+            done.verdicts.insert(asking.agent.clone(), verdict);
+        }
+        done
+    }
+}
+
+fn item(row: &SessionRow, now: DateTime<Utc>, own_domain: bool) -> Item {
+    let action = row.next().action();
+    let needs_slot = match row.next() {
+        sessions::Next::Work { needs_slot, .. } => needs_slot || !own_domain,
+        sessions::Next::Nothing | sessions::Next::End => true,
+    };
+    Item {
+        domain: row.resource_domain.clone().filter(|_| own_domain),
+        needs_slot,
+        uses_slot: !matches!(
+            row.state,
+            lessor_protocol::SessionState::Terminating | lessor_protocol::SessionState::Hibernating
+        ),
+        is_end: action == Some(Action::Terminate),
+        avoid: row
+            .avoid_agent
+            .clone()
+            .filter(|_| row.avoid_until.is_some_and(|until| until > now)),
+    }
+}
+
+/// Limits are literals in the statement, so there are few of them: each is a prepared statement.
+fn tier(wanted: usize) -> usize {
+    [1, 4, 16, 64, 256, 1_000]
+        .into_iter()
+        .find(|tier| *tier >= wanted)
+        .unwrap_or(1_000)
+}
