@@ -10,7 +10,7 @@ help: ## List the targets
 run: ## Bring what is missing, build, and start a fleet on this machine
 	@scripts/bring run
 	cargo build --locked -p lessor -p lessor-agent
-	@exec target/debug/lessor dev
+	@exec $${CARGO_TARGET_DIR:-target}/debug/lessor dev
 
 test: ## Everything that must hold: format, lints, every test
 	@scripts/bring test

@@ -17,6 +17,7 @@ use lessor_protocol::{PoolSpec, Session, SessionState};
 use secrecy::ExposeSecret as _;
 use tokio::process::{Child, Command};
 
+use crate::app::App;
 use crate::config::Config;
 use crate::http::Preconditions;
 use crate::pools;
@@ -41,17 +42,14 @@ pub async fn run(config: Config) -> Result<(), Fatal> {
     let program = agent_program()?;
     let data_dir = config.data_dir()?;
     let token = config.admin_token.clone();
-    let running = serve::start(config).await?;
-    let prepared = prepare(&running).await;
-    let fleet = match prepared {
-        Ok(()) => start_agents(
-            &program,
-            &running,
-            &data_dir,
-            token.as_ref().map(|t| t.expose_secret()),
-        ),
-        Err(error) => Err(error),
-    };
+    let prepared = serve::prepare(config).await?;
+    // Before the first request is answered: whoever asks finds the pool there.
+    let pool = make_pool(&prepared.app).await;
+    let running = prepared.serve();
+    let fleet = pool.and_then(|()| {
+        let token = token.as_ref().map(|token| token.expose_secret());
+        start_agents(&program, &running, &data_dir, token)
+    });
     let mut fleet = match fleet {
         Ok(fleet) => fleet,
         Err(error) => {
@@ -61,7 +59,7 @@ pub async fn run(config: Config) -> Result<(), Fatal> {
     };
     greet(&running, &fleet, &data_dir);
     let app = std::sync::Arc::clone(&running.app);
-    let mut living = Vec::new();
+    let mut living = Ok(Vec::new());
     let stopping = async {
         tokio::select! {
             () = serve::signalled() => {}
@@ -72,7 +70,7 @@ pub async fn run(config: Config) -> Result<(), Fatal> {
         living = with_a_process(&app).await;
     };
     let ended = running.until(stopping).await;
-    farewell(&living);
+    farewell(living);
     ended
 }
 
@@ -91,16 +89,16 @@ fn agent_program() -> Result<PathBuf, Fatal> {
 }
 
 /// The pool, if it is not there yet: whoever changed it keeps his changes.
-async fn prepare(running: &Running) -> Result<(), Fatal> {
+async fn make_pool(app: &App) -> Result<(), Fatal> {
     let text = |error: crate::error::Error| error.to_string();
-    match pools::get(&running.app, POOL).await {
+    match pools::get(app, POOL).await {
         Ok(_) => return Ok(()),
         Err(crate::error::Error::PoolNotFound(_)) => {}
         Err(error) => return Err(text(error).into()),
     }
     let mut spec = PoolSpec::on("process");
     spec.lease_ttl_seconds = LEASE_TTL_SECONDS;
-    pools::put(&running.app, POOL, spec, Preconditions::default())
+    pools::put(app, POOL, spec, Preconditions::default())
         .await
         .map_err(text)?;
     Ok(())
@@ -194,7 +192,7 @@ async fn stop_agents(fleet: &mut [Agent]) {
 }
 
 /// Sessions that have a resource: what they run lives on.
-async fn with_a_process(app: &crate::app::App) -> Vec<Session> {
+async fn with_a_process(app: &App) -> crate::error::Result<Vec<Session>> {
     let filter = SessionFilter {
         pool: Some(POOL.to_owned()),
         states: vec![
@@ -207,13 +205,11 @@ async fn with_a_process(app: &crate::app::App) -> Vec<Session> {
         ],
         ..SessionFilter::default()
     };
-    let rows = sessions::list(app, filter, None, 500)
-        .await
-        .unwrap_or_default();
-    rows.into_iter()
-        .map(Session::from)
+    let rows = sessions::list(app, filter, None, 500).await?;
+    let sessions = rows.into_iter().map(Session::from);
+    Ok(sessions
         .filter(|session| session.platform_resource_id.is_some())
-        .collect()
+        .collect())
 }
 
 fn greet(running: &Running, fleet: &[Agent], data_dir: &Path) {
@@ -235,26 +231,34 @@ fn greet(running: &Running, fleet: &[Agent], data_dir: &Path) {
     );
 }
 
-fn farewell(living: &[Session]) {
+fn farewell(living: crate::error::Result<Vec<Session>>) {
+    let living = match living {
+        Ok(living) => living,
+        Err(error) => {
+            println!("Which sessions' processes live on could not be found out: {error}.");
+            return;
+        }
+    };
     if living.is_empty() {
         println!("Nothing that a session runs is left.");
         return;
     }
     println!("These sessions' processes live on, and are found again at the next start:");
-    let mut pids = Vec::new();
+    let mut groups = Vec::new();
     for session in living {
-        let pid = session
-            .platform_resource_id
-            .as_deref()
-            .and_then(|id| id.split('@').next())
-            .unwrap_or("-");
+        let resource = session.platform_resource_id.as_deref().unwrap_or_default();
+        let pid = resource.split('@').next().unwrap_or_default();
         let command = serde_json::from_str::<serde_json::Value>(session.spec.get())
             .ok()
             .and_then(|spec| spec.get("command").cloned())
             .map(|command| command.to_string())
             .unwrap_or_default();
         println!("  pid {pid:<8} session {}  {command}", session.id);
-        pids.push(format!("-{pid}"));
+        groups.push(format!("-{pid}"));
     }
-    println!("To end them: kill -- {}", pids.join(" "));
+    // KILL, since a hibernated one is stopped and would not see TERM.
+    println!(
+        "To end them for good, DELETE the sessions after the next start. To end the processes now:"
+    );
+    println!("  kill -KILL -- {}", groups.join(" "));
 }

@@ -21,6 +21,16 @@ pub type Fatal = Box<dyn std::error::Error + Send + Sync>;
 /// For how long the database may be away at the start before that is an error.
 const DATABASE_PATIENCE: Duration = Duration::from_secs(30);
 
+/// A service that could answer, and does not yet.
+pub struct Prepared {
+    /// The service.
+    pub app: Arc<App>,
+    listener: TcpListener,
+    address: std::net::SocketAddr,
+    postgres: Option<PrivatePostgres>,
+    stop_timeout: Duration,
+}
+
 /// A service that answers.
 pub struct Running {
     /// The service.
@@ -32,11 +42,19 @@ pub struct Running {
     stop_timeout: Duration,
 }
 
-/// Starts the service: database, migrations, background tasks, socket.
+/// Starts the service and answers.
+///
+/// # Errors
+/// As [`prepare`].
+pub async fn start(config: Config) -> Result<Running, Fatal> {
+    Ok(prepare(config).await?.serve())
+}
+
+/// Prepares the service: socket, database, migrations, background tasks.
 ///
 /// # Errors
 /// When any of them cannot be had, with a sentence that says what to do.
-pub async fn start(config: Config) -> Result<Running, Fatal> {
+pub async fn prepare(config: Config) -> Result<Prepared, Fatal> {
     let config = config.validate()?;
     // The socket first: a port that is taken is found out before a database is started.
     let listener = TcpListener::bind(config.listen)
@@ -61,27 +79,38 @@ pub async fn start(config: Config) -> Result<Running, Fatal> {
         db_connections: config.db_connections as usize,
         heartbeat_db_connections: config.heartbeat_db_connections as usize,
     })?;
-    let router = crate::api::router(&app);
-    let stopping = app.stop.clone();
-    let server = tokio::spawn(
-        axum::serve(listener, router)
-            .with_graceful_shutdown(async move { stopping.cancelled().await })
-            .into_future(),
-    );
     tracing::info!(
-        %address,
         database = store::describe(&url),
         version = env!("CARGO_PKG_VERSION"),
-        "serving"
+        "prepared"
     );
     let stop_timeout = Duration::from_secs(u64::from(config.stop_timeout_seconds));
-    Ok(Running {
+    Ok(Prepared {
         app,
+        listener,
         address,
         postgres,
-        server,
         stop_timeout,
     })
+}
+
+impl Prepared {
+    /// Answers from now on.
+    #[must_use]
+    pub fn serve(self) -> Running {
+        let router = crate::api::router(&self.app);
+        let stopping = self.app.stop.clone();
+        let server = axum::serve(self.listener, router)
+            .with_graceful_shutdown(async move { stopping.cancelled().await });
+        tracing::info!(address = %self.address, "serving");
+        Running {
+            app: self.app,
+            address: self.address,
+            postgres: self.postgres,
+            server: tokio::spawn(server.into_future()),
+            stop_timeout: self.stop_timeout,
+        }
+    }
 }
 
 async fn database(config: &Config) -> Result<(String, Option<PrivatePostgres>), Fatal> {

@@ -14,5 +14,4 @@ mod outages;
 mod plans;
 mod process_agent;
 mod races;
-mod running;
 mod sessions;

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "not every file uses every helper")]
 
+pub mod agents;
 pub mod checks;
 pub mod postgres;
 pub mod process;

@@ -250,7 +250,21 @@ impl Driver for ProcessDriver {
             work.may_act()?;
             self.spawn(work, &spec, &dir).await?;
         }
-        let (_, process) = self.running(work).await?;
+        let process = match self.running(work).await {
+            Ok((_, process)) => process,
+            // It ran, and it is over already: what is known of it is told all the same, and `wait`
+            // says how it ended.
+            Err(ended @ Stop::Ended(_)) => match dir
+                .record()
+                .ok()
+                .flatten()
+                .and_then(|record| record.process)
+            {
+                Some(process) => process,
+                None => return Err(ended),
+            },
+            Err(stop) => return Err(stop),
+        };
         Ok(self.resource(work, process))
     }
 
