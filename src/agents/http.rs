@@ -6,8 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use lessor_protocol::{
-    Actor, Agent, Availability, CordonRequest, Heartbeat, Page, Register, Registered, Renewed,
-    Scheduling,
+    Agent, Availability, CordonRequest, Heartbeat, Page, Register, Registered, Renewed, Scheduling,
 };
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -137,7 +136,7 @@ async fn deregister_agent(
     Path(agent): Path<String>,
     Query(query): Query<GoodbyeQuery>,
 ) -> Result<StatusCode, Problem> {
-    super::deregister(&app, &agent, query.incarnation, query.force, actor(caller)).await?;
+    super::deregister(&app, &agent, query.incarnation, query.force, caller.into()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -185,7 +184,7 @@ async fn cordon_agent(
     checks.finish()?;
     let cordon = Some((body.reason, body.until));
     Ok(Json(
-        super::set_cordon(&app, &agent, cordon, actor(caller)).await?,
+        super::set_cordon(&app, &agent, cordon, caller.into()).await?,
     ))
 }
 
@@ -199,13 +198,6 @@ async fn uncordon_agent(
     Path(agent): Path<String>,
 ) -> Result<Json<Agent>, Problem> {
     Ok(Json(
-        super::set_cordon(&app, &agent, None, actor(caller)).await?,
+        super::set_cordon(&app, &agent, None, caller.into()).await?,
     ))
-}
-
-fn actor(caller: Caller) -> Actor {
-    Actor {
-        actor_type: caller.actor_type,
-        name: caller.name,
-    }
 }

@@ -35,6 +35,15 @@ pub struct Caller {
     pub name: String,
 }
 
+impl From<Caller> for lessor_protocol::Actor {
+    fn from(caller: Caller) -> Self {
+        Self {
+            actor_type: caller.actor_type,
+            name: caller.name,
+        }
+    }
+}
+
 impl AdminToken {
     /// The token to ask for; with none, everybody is let in as `anonymous`.
     #[must_use]

@@ -39,7 +39,7 @@ pub use labels::label_filter;
 pub use layers::{RequestId, apply};
 pub(crate) use log::{REQUEST_DURATION_SECONDS, REQUESTS_TOTAL};
 pub use openapi::add_problems;
-pub use page::{Cursor, DEFAULT_LIMIT, MAX_LIMIT, Paging, decode_cursor, encode_cursor};
+pub use page::{Cursor, DEFAULT_LIMIT, MAX_LIMIT, PageQuery, Paging, decode_cursor, encode_cursor};
 pub use parse::MAX_DEPTH;
 pub use path::Path;
 pub use query::Query;

@@ -29,6 +29,28 @@ pub trait Cursor: Serialize + DeserializeOwned {
     const KIND: &'static str;
 }
 
+/// The parameters of a list without filters.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PageQuery {
+    /// How many items: 1 to 500, by default 50.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<i64>,
+    /// Where the page before ended: its `next_cursor`.
+    cursor: Option<String>,
+}
+
+impl PageQuery {
+    /// The page that is wanted.
+    ///
+    /// # Errors
+    /// `validation_failed`.
+    pub fn paging(self) -> Result<Paging, Problem> {
+        Paging::new(self.limit, self.cursor)
+    }
+}
+
 /// Which page of a list is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paging {

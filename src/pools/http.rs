@@ -6,14 +6,13 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use lessor_protocol::{Page, Pool, PoolSpec};
-use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Position;
 use crate::app::App;
 use crate::http::{
-    Format, Item, Json, Listing, Paging, Path, Preconditions, Query, etag, not_modified,
+    Format, Item, Json, Listing, PageQuery, Path, Preconditions, Query, etag, not_modified,
 };
 use crate::problem::Problem;
 
@@ -22,17 +21,6 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(list_pools))
         .routes(routes!(get_pool, put_pool, patch_pool, delete_pool))
-}
-
-#[derive(Debug, serde::Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct PageQuery {
-    /// How many items: 1 to 500, by default 50.
-    #[param(minimum = 1, maximum = 500)]
-    limit: Option<i64>,
-    /// Where the page before ended: its `next_cursor`.
-    cursor: Option<String>,
 }
 
 /// List pools
@@ -45,7 +33,7 @@ async fn list_pools(
     format: Format,
     Query(query): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let paging = Paging::new(query.limit, query.cursor)?;
+    let paging = query.paging()?;
     let rows = super::list(&app, paging.after::<Position>()?, paging.fetch()).await?;
     Ok(Listing::new(format, paging.page(rows, Position::of)).into_response())
 }

@@ -6,13 +6,12 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use lessor_protocol::{Event, LedgerItem, Page};
 use serde::{Deserialize, Serialize};
-use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::store;
 use crate::app::App;
-use crate::http::{Format, Listing, Paging, Path, Query};
+use crate::http::{Format, Listing, PageQuery, Path, Query};
 use crate::problem::Problem;
 
 /// The routes of this part of the room.
@@ -20,17 +19,6 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(list_session_events))
         .routes(routes!(list_session_leases))
-}
-
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct PageQuery {
-    /// How many items: 1 to 500, by default 50.
-    #[param(minimum = 1, maximum = 500)]
-    limit: Option<i64>,
-    /// Where the page before ended: its `next_cursor`.
-    cursor: Option<String>,
 }
 
 /// Where a page of a session's timeline ends.
@@ -61,7 +49,7 @@ async fn list_session_events(
     Path(session): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let paging = Paging::new(query.limit, query.cursor)?;
+    let paging = query.paging()?;
     let before = paging.after::<EventPosition>()?.map(|EventPosition(id)| id);
     let id = super::get(&app, &session).await?.id;
     let limit = paging.fetch();
@@ -91,7 +79,7 @@ async fn list_session_leases(
     Path(session): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let paging = Paging::new(query.limit, query.cursor)?;
+    let paging = query.paging()?;
     let before = paging
         .after::<LedgerPosition>()?
         .map(|LedgerPosition(epoch)| epoch);

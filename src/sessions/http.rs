@@ -8,7 +8,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use lessor_protocol::{
-    Actor, CreatedSessions, DesiredState, NewSession, NewSessions, Page, Session, SessionPatch,
+    CreatedSessions, DesiredState, NewSession, NewSessions, Page, Session, SessionPatch,
     SessionState,
 };
 use serde::{Deserialize, Serialize};
@@ -46,13 +46,6 @@ pub fn waiting_routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(get_session))
 }
 
-fn actor(caller: Caller) -> Actor {
-    Actor {
-        actor_type: caller.actor_type,
-        name: caller.name,
-    }
-}
-
 fn json_of<T: Serialize>(value: &T) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|error| Error::Internal(error.to_string()))
 }
@@ -86,7 +79,7 @@ async fn create_session(
         at: String::new(),
     }])?;
     let request = request(&caller, "/v1/sessions", key, sha256);
-    let answer = super::create(&app, vec![new], request, actor(caller), |mut made| {
+    let answer = super::create(&app, vec![new], request, caller.into(), |mut made| {
         let session = made
             .pop()
             .ok_or_else(|| Error::Internal("nothing was created".to_owned()))?;
@@ -136,7 +129,7 @@ async fn create_sessions(
         .collect();
     check(&news)?;
     let request = request(&caller, "/v1/sessions/batch", key, sha256);
-    let answer = super::create(&app, body.sessions, request, actor(caller), |items| {
+    let answer = super::create(&app, body.sessions, request, caller.into(), |items| {
         Ok(Answer {
             status: 201,
             location: None,
@@ -358,7 +351,7 @@ async fn patch_session(
     Json(patch): Json<SessionPatch>,
 ) -> Result<Response, Problem> {
     Ok(shown(
-        super::patch(&app, &session, patch, preconditions, actor(caller)).await?,
+        super::patch(&app, &session, patch, preconditions, caller.into()).await?,
     ))
 }
 
@@ -408,7 +401,7 @@ async fn delete_session(
         delete_data: query.delete_data,
         force: query.force,
     };
-    let row = super::delete(&app, &session, ending, preconditions, actor(caller)).await?;
+    let row = super::delete(&app, &session, ending, preconditions, caller.into()).await?;
     Ok((StatusCode::ACCEPTED, shown(row)).into_response())
 }
 
@@ -427,6 +420,6 @@ async fn retry_session(
     Path(session): Path<String>,
 ) -> Result<Response, Problem> {
     Ok(shown(
-        super::retry(&app, &session, preconditions, actor(caller)).await?,
+        super::retry(&app, &session, preconditions, caller.into()).await?,
     ))
 }

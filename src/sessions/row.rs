@@ -9,7 +9,7 @@ use lessor_protocol::{
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::state::{Next, Situation, next};
+use super::state::{Next, Situation, next, startable_elsewhere};
 use crate::store::schema::sessions;
 use crate::store::{JsonText, LabelsColumn, MaybeJson, MaybeWord, Word};
 
@@ -147,23 +147,10 @@ impl SessionRow {
             )
     }
 
-    /// Whether anybody could claim it now, were an agent there.
-    #[must_use]
-    pub fn is_claimable(&self) -> bool {
-        self.assigned_agent_id.is_none()
-            && self.held_back_until.is_none()
-            && (matches!(self.next(), Next::Work { .. }) || self.is_startable_elsewhere())
-    }
-
     /// Whether its domain was lost and agents of others may start it.
     #[must_use]
     pub fn is_startable_elsewhere(&self) -> bool {
-        self.domain_lost
-            && self.desired_state == DesiredState::Running
-            && !matches!(
-                self.state,
-                SessionState::Terminating | SessionState::Terminated | SessionState::Failed
-            )
+        startable_elsewhere(self.situation())
     }
 }
 

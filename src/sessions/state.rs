@@ -112,6 +112,18 @@ pub fn next(s: Situation) -> Next {
     }
 }
 
+/// Whether its domain was lost and agents of others may start it. Its own may still do what [`next`]
+/// says.
+#[must_use]
+pub fn startable_elsewhere(s: Situation) -> bool {
+    s.domain_lost
+        && s.desired == DesiredState::Running
+        && !matches!(
+            s.state,
+            SessionState::Terminating | SessionState::Terminated | SessionState::Failed
+        )
+}
+
 /// Whether a report of `to` may follow `from` under `action`.
 #[must_use]
 pub fn allowed(action: Action, from: SessionState, to: SessionState) -> bool {

@@ -52,7 +52,7 @@ pub(super) async fn diesel(url: &str) -> ConnectionResult<AsyncPgConnection> {
 }
 
 /// One TLS set-up for the process: reading the system's certificates takes milliseconds.
-fn tls() -> Result<MakeRustlsConnect> {
+pub(super) fn tls() -> Result<MakeRustlsConnect> {
     static TLS: OnceLock<std::result::Result<MakeRustlsConnect, String>> = OnceLock::new();
     TLS.get_or_init(|| {
         let mut roots = rustls::RootCertStore::empty();

@@ -172,7 +172,9 @@ fn abandon(conn: Object<Conn>) -> Error {
     drop(conn);
     // The statement may be waiting for a lock in the server; it would go on doing so without us.
     tokio::spawn(async move {
-        let _ = tokio::time::timeout(PATIENCE, cancel.cancel_query(tokio_postgres::NoTls)).await;
+        if let Ok(tls) = connect::tls() {
+            let _ = tokio::time::timeout(PATIENCE, cancel.cancel_query(tls)).await;
+        }
     });
     Error::DatabaseUnavailable(format!("no answer within {} s", PATIENCE.as_secs()))
 }
