@@ -77,13 +77,9 @@ pub struct Config {
     )]
     pub log: String,
 
-    /// How to log
+    /// How to log: as text at a terminal and JSON otherwise, or always one of them
     #[arg(long, env = "LESSOR_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Auto)]
     pub log_format: LogFormat,
-
-    /// What this server calls itself in logs and to its peers; made up if left out
-    #[arg(long, env = "LESSOR_SERVER_NAME", value_name = "NAME")]
-    pub server_name: Option<String>,
 }
 
 /// Settings that do not go together, with what to do about it.
@@ -134,13 +130,6 @@ impl Config {
             {
                 return Err(ConfigError::Empty(name));
             }
-        }
-        if self
-            .server_name
-            .as_ref()
-            .is_some_and(|name| name.trim().is_empty())
-        {
-            return Err(ConfigError::Empty("LESSOR_SERVER_NAME"));
         }
         match &self.admin_token {
             None if !self.listen.ip().to_canonical().is_loopback() => {

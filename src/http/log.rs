@@ -30,6 +30,7 @@ const CLIENT_GONE: u16 = 499;
 pub(super) struct Record {
     method: &'static str,
     route: Option<MatchedPath>,
+    path: String,
     parks: bool,
     begun: Instant,
     finished: bool,
@@ -44,23 +45,30 @@ impl Record {
         Self {
             method: known(method),
             route,
+            path: uri.path().to_owned(),
             parks,
             begun: Instant::now(),
             finished: false,
         }
     }
 
-    /// The span of the request; handlers record `session` and `agent` in it. Its level is the
-    /// highest, so that a log of warnings alone has request ids too.
+    /// The span of the request, with the session or the agent that its path names. Its level is
+    /// the highest, so that a log of warnings alone has request ids too.
     pub(super) fn span(&self, request_id: &str) -> Span {
-        error_span!(
+        let span = error_span!(
             "request",
             method = self.method,
             route = self.route(),
             request_id,
             session = field::Empty,
             agent = field::Empty
-        )
+        );
+        for name in ["session", "agent"] {
+            if let Some(value) = named(self.route(), &self.path, name) {
+                span.record(name, value);
+            }
+        }
+        span
     }
 
     /// Writes the line and the metrics of an answered request.
@@ -152,8 +160,33 @@ fn parks(route: &str, query: Option<&str>) -> bool {
     route.ends_with("/claim") || query.is_some_and(|query| query.contains("wait_seconds="))
 }
 
+/// What stands in a path where its route has `{name}`, as it was sent.
+fn named<'a>(route: &str, path: &'a str, name: &str) -> Option<&'a str> {
+    let is_it = |part: &str| {
+        part.strip_prefix('{')
+            .and_then(|part| part.strip_suffix('}'))
+            == Some(name)
+    };
+    let at = route.split('/').position(is_it)?;
+    path.split('/').nth(at).filter(|value| !value.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_path_names_its_agent_and_its_session() {
+        let route = "/v1/agents/{agent}/claim";
+        assert_eq!(
+            super::named(route, "/v1/agents/a-1/claim", "agent"),
+            Some("a-1")
+        );
+        assert_eq!(super::named(route, "/v1/agents/a-1/claim", "session"), None);
+        assert_eq!(
+            super::named("/v1/sessions/{session}", "/v1/sessions/s", "session"),
+            Some("s")
+        );
+    }
+
     use metrics_exporter_prometheus::PrometheusBuilder;
 
     use super::*;
