@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A Lessor agent in bash, curl and jq. It runs each session's `spec.command` as a process:
-#   LESSOR_URL=http://127.0.0.1:7070 AGENT=sh-1 POOL=local ./agent.sh     (and LESSOR_TOKEN, if one is needed)
+#   LESSOR_URL=http://127.0.0.1:8080 AGENT=sh-1 POOL=local ./agent.sh     (and LESSOR_TOKEN, if one is needed)
 set -u; dir=${TMPDIR:-/tmp}/lessor-$AGENT; mkdir -p "$dir"; incarnation=; declare -A held=() reports=()
 api() { # METHOD PATH [JSON]: prints the answer; what is not one has a .code, as problem documents have
   curl -sS -m 30 -X "$1" "$LESSOR_URL/v1/agents/$AGENT$2" ${LESSOR_TOKEN:+-H "Authorization: Bearer $LESSOR_TOKEN"} \

@@ -1,7 +1,7 @@
 //! The plans of the statements that every claim runs, and the schema's copy of the action table.
 //!
 //! A queue must be read in the order of its index, whatever the planner knows: a plan that sorts or
-//! scans the table costs seconds with a million waiting sessions (FINDINGS 2, 4, 5 and 12).
+//! scans the table costs seconds with a million waiting sessions.
 
 use lessor::sessions::{DOMAIN_WORK, Next, Reach, Situation, next};
 use lessor_protocol::{DesiredState, SessionState};

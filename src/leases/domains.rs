@@ -45,13 +45,21 @@ struct Lost {
 /// # Errors
 /// `DatabaseUnavailable`.
 pub async fn sweep(app: &Arc<App>) -> Result<bool> {
-    let (more, hints) = app
-        .db
-        .write("leases::lost_domains", |conn| {
+    // In a transaction of its own: domains are locked after sessions everywhere else.
+    app.db
+        .write("leases::settle_domains", |conn| {
             Box::pin(async move {
                 Statement::new(include_str!("settle_domains.sql"))
                     .execute(conn)
                     .await?;
+                Ok(())
+            })
+        })
+        .await?;
+    let (more, hints) = app
+        .db
+        .write("leases::lost_domains", |conn| {
+            Box::pin(async move {
                 let lost: Vec<Lost> = Statement::new(include_str!("lost_sessions.sql"))
                     .load(conn)
                     .await?;

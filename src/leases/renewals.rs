@@ -289,7 +289,9 @@ async fn write_pulse(conn: &mut Conn) -> Result<()> {
         .await?;
     if pulse.gap {
         metrics::counter!("lessor_outages_total").increment(1);
-        tracing::warn!("an outage is over; no lease ends for one lease time from now");
+        tracing::info!(
+            "no server wrote the pulse for a while; no lease ends for one lease time from now"
+        );
     }
     Ok(())
 }

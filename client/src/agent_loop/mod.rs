@@ -9,7 +9,7 @@
 //! # use lessor_client::{Client, agent_loop::*};
 //! # use tokio_util::sync::CancellationToken;
 //! # async fn example(driver: impl Driver) -> Result<(), Box<dyn std::error::Error>> {
-//! let client = Client::new("http://127.0.0.1:7070", None)?;
+//! let client = Client::new("http://127.0.0.1:8080", None)?;
 //! let shutdown = CancellationToken::new();
 //! Agent::run(client, AgentConfig::new("local-1", "local"), driver, shutdown).await?;
 //! # Ok(()) }
