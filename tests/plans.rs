@@ -297,3 +297,34 @@ async fn compare(client: &Client, s: Situation) {
         "{s:?}"
     );
 }
+
+#[tokio::test]
+async fn every_table_and_column_says_what_it_is() {
+    let (_database, client) = with_pool().await;
+    let text = "SELECT c.relname || coalesce('.' || a.attname, '') AS what
+        FROM pg_class c
+        LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND c.relname !~ '^__diesel'
+            AND (col_description(c.oid, a.attnum) IS NULL OR obj_description(c.oid, 'pg_class') IS NULL)";
+    let silent: Vec<String> = client
+        .query(text, &[])
+        .await
+        .expect("the catalogue answers")
+        .iter()
+        .map(|row| row.get("what"))
+        .collect();
+    assert_eq!(silent, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_migration_goes_down_and_up_again() {
+    let (_database, client) = with_pool().await;
+    let down = include_str!("../migrations/2026-11-24-000001_core/down.sql");
+    let up = include_str!("../migrations/2026-11-24-000001_core/up.sql");
+    client.batch_execute(down).await.expect("down");
+    let left = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace
+        AND relkind IN ('r', 'S') AND relname !~ '^__diesel'";
+    let left: i64 = client.query_one(left, &[]).await.expect("a count").get(0);
+    assert_eq!(left, 0, "nothing is left");
+    client.batch_execute(up).await.expect("up again");
+}
