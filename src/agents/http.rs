@@ -20,8 +20,6 @@ use crate::http::{
 };
 use crate::problem::Problem;
 
-const MAX_HELD: usize = 10_000;
-
 /// The routes of this room.
 pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -151,7 +149,7 @@ async fn send_heartbeat(
     Json(body): Json<Heartbeat>,
 ) -> Result<Json<Renewed>, Problem> {
     let mut checks = Checks::new();
-    checks.at_most("/dropped", body.dropped.len(), MAX_HELD);
+    checks.at_most("/dropped", body.dropped.len(), super::register::MAX_HELD);
     checks.finish()?;
     if !body.activity.is_empty() {
         return Err(Error::not_built("/activity").into());

@@ -17,7 +17,8 @@ use crate::store::Conn;
 use crate::wakeups::Hints;
 use crate::{leases, pools};
 
-const MAX_HELD: usize = 10_000;
+/// The most sessions that one call says it holds, or has dropped.
+pub(super) const MAX_HELD: usize = 10_000;
 
 pub fn check(name: &str, body: &Register) -> Result<()> {
     let mut checks = Checks::new();

@@ -7,6 +7,18 @@ use utoipa::{PartialSchema as _, ToSchema as _};
 /// What any call under `/v1` can meet.
 pub const EVERYWHERE: [ProblemCode; 3] = [Unauthenticated, Internal, DatabaseUnavailable];
 
+/// What creating sessions can meet, one or many.
+const CREATE: &[ProblemCode] = &[
+    MalformedJson,
+    BodyTooLarge,
+    MediaType,
+    ValidationFailed,
+    PoolNotFound,
+    NoMatchingPool,
+    NameTaken,
+    IdempotencyKeyReused,
+];
+
 /// By operation, beyond [`EVERYWHERE`].
 pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
     ("get_versions", &[]),
@@ -119,32 +131,8 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
     ),
     ("uncordon_agent", &[AgentNotRegistered]),
     ("list_sessions", &[ValidationFailed]),
-    (
-        "create_session",
-        &[
-            MalformedJson,
-            BodyTooLarge,
-            MediaType,
-            ValidationFailed,
-            PoolNotFound,
-            NoMatchingPool,
-            NameTaken,
-            IdempotencyKeyReused,
-        ],
-    ),
-    (
-        "create_sessions",
-        &[
-            MalformedJson,
-            BodyTooLarge,
-            MediaType,
-            ValidationFailed,
-            PoolNotFound,
-            NoMatchingPool,
-            NameTaken,
-            IdempotencyKeyReused,
-        ],
-    ),
+    ("create_session", CREATE),
+    ("create_sessions", CREATE),
     ("get_session", &[SessionNotFound, ValidationFailed]),
     (
         "patch_session",
