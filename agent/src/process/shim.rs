@@ -45,13 +45,18 @@ fn shim(dir: &AttemptDir) -> io::Result<()> {
         .create(true)
         .append(true)
         .open(dir.file("lock"))?;
-    if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        say_ready();
-        return Ok(());
-    }
-    if dir.record()?.is_some() || dir.ended()?.is_some() {
-        say_ready();
-        return Ok(());
+    // Whoever holds the lock is about to write the record: until it has, there is nothing to look
+    // at. Should it die before that, this one starts the attempt.
+    loop {
+        let locked = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if dir.record()?.is_some() || dir.ended()?.is_some() {
+            say_ready();
+            return Ok(());
+        }
+        if locked {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
     let command = dir
         .command()?
