@@ -317,14 +317,17 @@ async fn every_table_and_column_says_what_it_is() {
 }
 
 #[tokio::test]
-async fn the_migration_goes_down_and_up_again() {
+async fn the_migrations_go_down_and_up_again() {
     let (_database, client) = with_pool().await;
-    let down = include_str!("../migrations/2026-11-24-000001_core/down.sql");
-    let up = include_str!("../migrations/2026-11-24-000001_core/up.sql");
-    client.batch_execute(down).await.expect("down");
+    let migrations = crate::support::migrations();
+    for (_, down) in migrations.iter().rev() {
+        client.batch_execute(down).await.expect("down");
+    }
     let left = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace
         AND relkind IN ('r', 'S') AND relname !~ '^__diesel'";
     let left: i64 = client.query_one(left, &[]).await.expect("a count").get(0);
     assert_eq!(left, 0, "nothing is left");
-    client.batch_execute(up).await.expect("up again");
+    for (up, _) in &migrations {
+        client.batch_execute(up).await.expect("up again");
+    }
 }

@@ -8,6 +8,7 @@ pub mod postgres;
 pub mod process;
 pub mod random;
 pub mod raw;
+pub mod runbook;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,14 +34,30 @@ pub struct TestServer {
 
 /// A database with the schema, cloned from a template.
 pub async fn database() -> Arc<TestDatabase> {
-    let schema = include_str!("../../migrations/2026-11-24-000001_core/up.sql");
-    let database = TestDatabase::create_with(schema, |url: String| async move {
+    // A template belongs to one text of the migrations.
+    let schema: String = migrations().into_iter().map(|(up, _)| up).collect();
+    let database = TestDatabase::create_with(&schema, |url: String| async move {
         lessor::store::migrate::run(&url)
             .await
             .expect("the migrations run");
     })
     .await;
     Arc::new(database)
+}
+
+/// Every migration, oldest first: its `up` and its `down`.
+pub fn migrations() -> Vec<(String, String)> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
+    let entries = std::fs::read_dir(folder).expect("the migrations");
+    let mut folders: Vec<_> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    folders.sort();
+    let read = |path| std::fs::read_to_string(path).expect("a migration's text");
+    folders
+        .iter()
+        .map(|folder| (read(folder.join("up.sql")), read(folder.join("down.sql"))))
+        .collect()
 }
 
 impl TestServer {
