@@ -17,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::app::App;
 use crate::error::Error;
 use crate::http::AdminToken;
-use crate::{agents, claims, http, pools, reports, sessions};
+use crate::{agents, claims, drains, http, pools, reports, sessions};
 
 pub use document::{openapi, text};
 pub use operations::{EVERYWHERE, PROBLEMS};
@@ -41,10 +41,12 @@ fn v1(app: Option<&Arc<App>>) -> OpenApiRouter<Arc<App>> {
         .merge(health::version_routes())
         .merge(pools::http::routes())
         .merge(agents::http::routes())
+        .merge(drains::http::routes())
         .merge(reports::http::routes())
         .merge(sessions::http::routes());
     let waiting = OpenApiRouter::new()
         .merge(claims::http::routes())
+        .merge(drains::http::waiting_routes())
         .merge(sessions::http::waiting_routes());
     let writing = match app {
         Some(app) => writing.layer(middleware::from_fn_with_state(Arc::clone(app), detach)),

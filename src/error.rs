@@ -67,6 +67,12 @@ pub enum Error {
     /// Only force removes a live agent.
     #[error("agent `{0}` is live; stop it, or say force=true")]
     AgentLive(String),
+    /// It is being drained already.
+    #[error("{0} is being drained already; cancel that drain first")]
+    DrainInProgress(String),
+    /// It has never been drained.
+    #[error("{0} has not been drained")]
+    NoDrain(String),
     /// The resource has changed since.
     #[error("the resource is at version {0}")]
     VersionMismatch(i64),
@@ -171,6 +177,8 @@ impl From<Error> for Problem {
             Error::SessionNotFailed(..) => ProblemCode::SessionNotFailed,
             Error::NameTaken(_) => ProblemCode::NameTaken,
             Error::AgentLive(_) => ProblemCode::AgentLive,
+            Error::DrainInProgress(_) => ProblemCode::DrainInProgress,
+            Error::NoDrain(_) => ProblemCode::NotFound,
             Error::VersionMismatch(_) => ProblemCode::VersionMismatch,
             Error::IdempotencyKeyReused => ProblemCode::IdempotencyKeyReused,
             Error::ProtocolVersionUnsupported(..) => ProblemCode::ProtocolVersionUnsupported,

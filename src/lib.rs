@@ -12,6 +12,7 @@ pub mod app;
 pub mod claims;
 pub mod config;
 pub mod dev;
+pub mod drains;
 pub mod error;
 pub mod events;
 pub mod http;

@@ -5,6 +5,7 @@ mod support;
 mod adoption;
 mod claiming;
 mod documents;
+mod drains;
 mod fleet;
 mod hang_ups;
 mod http_input;

@@ -54,6 +54,7 @@ impl Model {
             has_domain: self.domain.is_some(),
             assigned: self.agent.is_some(),
             domain_lost: false,
+            handing_over: false,
         }
     }
 

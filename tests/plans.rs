@@ -218,6 +218,7 @@ async fn the_generated_columns_say_what_the_action_table_says() {
                     has_domain,
                     assigned,
                     domain_lost,
+                    handing_over: false,
                 };
                 if may_be(situation) {
                     compare(&client, situation).await;

@@ -106,6 +106,8 @@ problems! {
     NameTaken = "name_taken", 409, "The name is taken";
     /// The agent is live, so only force removes it.
     AgentLive = "agent_live", 409, "The agent is live";
+    /// The agent or pool is being drained already.
+    DrainInProgress = "drain_in_progress", 409, "A drain is in progress";
     /// The resource has changed since.
     VersionMismatch = "version_mismatch", 412, "The resource has changed since";
     /// The body is too large.

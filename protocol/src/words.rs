@@ -202,6 +202,20 @@ words! {
 }
 
 words! {
+    /// How far a drain is.
+    DrainStatus {
+        /// Sessions are still to be handed over.
+        InProgress = "in_progress",
+        /// Every session has been taken over and reported on, or is at rest.
+        Completed = "completed",
+        /// Somebody called it off.
+        Cancelled = "cancelled",
+        /// Its deadline passed, and some sessions could not be handed over.
+        Failed = "failed",
+    }
+}
+
+words! {
     /// Why a hold or an offer ended, in the ledger.
     EndReason {
         /// The offer was not accepted in time.

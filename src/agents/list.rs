@@ -78,15 +78,9 @@ pub async fn list(
                 if let Some(availability) = filter.availability {
                     query = query.filter(dsl::live.eq(availability == Availability::Live));
                 }
-                query = match filter.scheduling {
-                    None => query,
-                    Some(Scheduling::Active) => query.filter(dsl::cordoned.eq(false)),
-                    Some(Scheduling::Cordoned) => query.filter(dsl::cordoned.eq(true)),
-                    // Nothing drains yet, so nothing is found.
-                    Some(Scheduling::Draining | Scheduling::Drained) => {
-                        query.filter(dsl::name.eq(""))
-                    }
-                };
+                if let Some(scheduling) = filter.scheduling {
+                    query = query.filter(dsl::scheduling.eq(scheduling.as_str()));
+                }
                 if let Some(domain) = filter.resource_domain {
                     query = query.filter(dsl::resource_domain.eq(domain));
                 }

@@ -17,15 +17,16 @@ mod table;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use lessor_protocol::{Actor, Agent, HeldSession, Register, Registered, Renewed};
+use lessor_protocol::{Actor, Agent, HeldSession, Register, Registered, Renewed, Scheduling};
 
 use crate::app::App;
+use crate::drains;
 use crate::error::{Error, Result};
 use crate::sessions::{self, Context, Draft};
 use crate::wakeups::Hints;
 
 pub use list::{AgentFilter, list};
-pub use row::{AgentRow, fence, scheduling};
+pub use row::{AgentRow, fence};
 // What other rooms lock and record inside their own transactions.
 pub(crate) use store::{lock, lock_one, record};
 
@@ -88,7 +89,7 @@ pub async fn heartbeat(
     let renewal = app.renewals.renew(name, incarnation, false).await?;
     Ok(Renewed {
         lease: renewal.lease,
-        scheduling: scheduling(renewal.cordoned),
+        scheduling: renewal.scheduling,
         lost: renewal.lost,
         inventory_wanted: false,
     })
@@ -182,7 +183,11 @@ async fn change_cordon(
                 let mut hints = Hints::default();
                 let now = sessions::now(conn).await?;
                 let is_over = before.cordon_until.is_some_and(|until| until <= now);
-                if (before.cordoned || cordon.is_some()) && (is_over || !only_if_over) {
+                let stays = only_if_over && (!is_over || before.scheduling == Scheduling::Draining);
+                if (before.cordoned || cordon.is_some()) && !stays {
+                    if cordon.is_none() {
+                        hints.merge(drains::leave(conn, &before, &actor).await?);
+                    }
                     store::set_cordon(conn, &before, cordon, &actor).await?;
                     hints.pool(&before.pool).agents.insert(name.clone());
                     // What it was not given before, it or others may be given now.

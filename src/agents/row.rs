@@ -6,8 +6,8 @@ use lessor_protocol::{Agent, Availability, Cordon, Instance, Labels, Scheduling}
 
 use crate::error::{Error, Result};
 use crate::sessions::Assignee;
-use crate::store::LabelsColumn;
 use crate::store::schema::agents;
+use crate::store::{LabelsColumn, Word};
 
 /// A row of `agents`.
 #[derive(Clone, Debug, Queryable, Selectable, QueryableByName)]
@@ -41,6 +41,8 @@ pub struct AgentRow {
     pub expired_at: Option<DateTime<Utc>>,
     pub registered_at: DateTime<Utc>,
     pub created_at: DateTime<Utc>,
+    #[diesel(deserialize_as = Word<Scheduling>)]
+    pub scheduling: Scheduling,
 }
 
 impl AgentRow {
@@ -88,7 +90,7 @@ impl AgentRow {
             } else {
                 Availability::Expired
             },
-            scheduling: scheduling(self.cordoned),
+            scheduling: self.scheduling,
             cordon: self.cordon_since.map(|since| Cordon {
                 reason: self.cordon_reason,
                 by: self.cordon_by.unwrap_or_default(),
@@ -100,16 +102,6 @@ impl AgentRow {
             registered_at: self.registered_at,
             created_at: self.created_at,
         }
-    }
-}
-
-/// What a cordon makes of an agent's scheduling.
-#[must_use]
-pub fn scheduling(cordoned: bool) -> Scheduling {
-    if cordoned {
-        Scheduling::Cordoned
-    } else {
-        Scheduling::Active
     }
 }
 

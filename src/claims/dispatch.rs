@@ -12,7 +12,7 @@ use diesel::sql_types::{
     Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel_async::RunQueryDsl;
-use lessor_protocol::{Assignment, Placement};
+use lessor_protocol::{Assignment, Placement, Scheduling};
 use uuid::Uuid;
 
 use super::give::Given;
@@ -20,7 +20,7 @@ use super::placement::{Candidate, MayTake};
 use crate::error::Result;
 use crate::pools;
 use crate::sessions::{self, Context};
-use crate::store::{Conn, Statement};
+use crate::store::{Conn, Statement, Word};
 use crate::wakeups::Hints;
 
 /// A claim that could be given something.
@@ -71,8 +71,8 @@ pub struct Standing {
     pub live: bool,
     /// The number of its newest claim.
     pub claim_number: i64,
-    /// Whether it is cordoned.
-    pub cordoned: bool,
+    /// Whether it is given new sessions.
+    pub scheduling: Scheduling,
     /// Its slots.
     pub capacity: i32,
     /// Those in use, after this round.
@@ -116,8 +116,8 @@ pub(super) struct LockedAgent {
     pub(super) capacity: i32,
     #[diesel(sql_type = Integer)]
     pub(super) slots_used: i32,
-    #[diesel(sql_type = Bool)]
-    pub(super) cordoned: bool,
+    #[diesel(sql_type = Text, deserialize_as = Word<Scheduling>)]
+    pub(super) scheduling: Scheduling,
     #[diesel(sql_type = Nullable<Timestamptz>)]
     pub(super) passed_over_until: Option<DateTime<Utc>>,
     #[diesel(sql_type = Bool)]
@@ -190,7 +190,11 @@ pub async fn dispatch(conn: &mut Conn, round: &Round) -> Result<Done> {
 
 fn candidate(agent: &LockedAgent, asking: &Asking, now: DateTime<Utc>) -> Candidate {
     let passed_over = agent.passed_over_until.is_some_and(|until| until > now);
-    let may_take = match (passed_over, agent.cordoned, agent.last_of_domain) {
+    let may_take = match (
+        passed_over,
+        agent.scheduling != Scheduling::Active,
+        agent.last_of_domain,
+    ) {
         (false, false, _) => MayTake::Anything,
         (_, true, true) => MayTake::Ends,
         _ => MayTake::Nothing,

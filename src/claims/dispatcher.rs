@@ -368,7 +368,7 @@ impl Dispatcher {
         waiter.passed_over_until = standing
             .passed_over_seconds
             .map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.min(86_400.0)));
-        let news = standing.cordoned != waiter.cordoned
+        let news = standing.scheduling != waiter.scheduling
             || standing.lost.iter().any(|lost| !waiter.lost.contains(lost));
         let answered_now = fresh && waiter.deadline <= Instant::now();
         if verdict.assignments.is_empty() && !news && !answered_now {
@@ -391,7 +391,7 @@ impl Dispatcher {
         };
         let answer = Answer {
             assignments: verdict.assignments,
-            cordoned: Some(standing.cordoned),
+            scheduling: Some(standing.scheduling),
             lost: Some(standing.lost),
         };
         let sent = waiter.reply.send(Ok(answer));

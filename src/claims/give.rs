@@ -270,7 +270,7 @@ impl Given {
                 incarnation: row.incarnation,
                 live: row.live,
                 claim_number: row.claim_number,
-                cordoned: row.cordoned,
+                scheduling: row.scheduling,
                 capacity: row.capacity,
                 slots_used: used.unwrap_or(row.slots_used),
                 passed_over_seconds: row

@@ -131,7 +131,7 @@ pub async fn claim(app: &Arc<App>, agent: &str, claim: Claim) -> Result<Claimed>
         claim_number: renewal.claim_number,
         resource_domain: renewal.resource_domain,
         max_sessions,
-        cordoned: renewal.cordoned,
+        scheduling: renewal.scheduling,
         lost: renewal.lost.clone(),
         capacity: renewal.capacity,
         slots_used: renewal.slots_used,
@@ -157,7 +157,7 @@ pub async fn claim(app: &Arc<App>, agent: &str, claim: Claim) -> Result<Claimed>
         command_results: Vec::new(),
         lost: answer.lost.unwrap_or(renewal.lost),
         lease: renewal.lease,
-        scheduling: agents::scheduling(answer.cordoned.unwrap_or(renewal.cordoned)),
+        scheduling: answer.scheduling.unwrap_or(renewal.scheduling),
         inventory_wanted: false,
     })
 }

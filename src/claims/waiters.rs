@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use lessor_protocol::{Assignment, Placement};
+use lessor_protocol::{Assignment, Placement, Scheduling};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -16,8 +16,8 @@ use crate::error::Result;
 pub struct Answer {
     /// What to do.
     pub assignments: Vec<Assignment>,
-    /// Whether the agent is cordoned, where the dispatcher has seen its row.
-    pub cordoned: Option<bool>,
+    /// Whether the agent is given new sessions, where the dispatcher has seen its row.
+    pub scheduling: Option<Scheduling>,
     /// Sessions that were taken from it, likewise.
     pub lost: Option<Vec<Uuid>>,
 }
@@ -35,8 +35,8 @@ pub struct Waiter {
     pub resource_domain: String,
     /// How many sessions it takes.
     pub max_sessions: usize,
-    /// Whether it knows that it is cordoned.
-    pub cordoned: bool,
+    /// Whether it is given new sessions, as far as it knows.
+    pub scheduling: Scheduling,
     /// What it has been told was taken from it.
     pub lost: Vec<Uuid>,
     /// Its slots, as last seen; an estimate that only decides whom to look at first.
@@ -58,7 +58,7 @@ impl Waiter {
     }
 
     fn is_open(&self) -> bool {
-        !self.cordoned
+        self.scheduling == Scheduling::Active
             && self
                 .passed_over_until
                 .is_none_or(|until| until <= Instant::now())
@@ -190,7 +190,7 @@ impl Waiters {
         });
         // A cordoned agent may see to ends, but only if it is the only one there.
         if found.len() > 1 {
-            found.retain(|waiter| !waiter.cordoned);
+            found.retain(|waiter| waiter.scheduling == Scheduling::Active);
         }
         found.truncate(most);
         found

@@ -13,13 +13,13 @@ WITH asked AS MATERIALIZED (
     FROM locked l, asked r, pools p
     WHERE a.name = l.name AND r.agent = a.name AND p.name = a.pool
         AND a.live AND a.incarnation = r.incarnation
-    RETURNING a.name, a.pool, a.resource_domain, a.capacity, a.slots_used, a.claim_number, a.cordoned,
+    RETURNING a.name, a.pool, a.resource_domain, a.capacity, a.slots_used, a.claim_number, a.scheduling,
         p.lease_ttl_seconds
 )
 SELECT r.agent, r.incarnation AS given,
     a.incarnation AS current, a.live,
     n.name IS NOT NULL AS renewed,
-    n.pool, n.resource_domain, n.capacity, n.slots_used, n.claim_number, n.cordoned, n.lease_ttl_seconds,
+    n.pool, n.resource_domain, n.capacity, n.slots_used, n.claim_number, n.scheduling, n.lease_ttl_seconds,
     ARRAY (SELECT l.session_id FROM lost_holds l
         WHERE l.agent = r.agent AND l.incarnation = r.incarnation) AS lost
 FROM asked r

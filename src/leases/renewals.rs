@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use diesel::sql_types::{Array, BigInt, Bool, Double, Integer, Nullable, Text, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
-use lessor_protocol::Lease;
+use lessor_protocol::{Lease, Scheduling};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::agents;
 use crate::error::{Error, Result};
-use crate::store::{Conn, Db, PATIENCE, Statement};
+use crate::store::{Conn, Db, MaybeWord, PATIENCE, Statement};
 
 /// The most beats in one statement.
 const MAX_BATCH: usize = 1_000;
@@ -40,8 +40,8 @@ pub struct Renewal {
     pub slots_used: i32,
     /// The number of its newest claim.
     pub claim_number: i64,
-    /// Whether it is cordoned.
-    pub cordoned: bool,
+    /// Whether it is given new sessions.
+    pub scheduling: Scheduling,
     /// The terms of the lease.
     pub lease: Lease,
     /// Sessions that were taken from it.
@@ -228,8 +228,8 @@ struct Row {
     slots_used: Option<i32>,
     #[diesel(sql_type = Nullable<BigInt>)]
     claim_number: Option<i64>,
-    #[diesel(sql_type = Nullable<Bool>)]
-    cordoned: Option<bool>,
+    #[diesel(sql_type = Nullable<Text>, deserialize_as = MaybeWord<Scheduling>)]
+    scheduling: Option<Scheduling>,
     #[diesel(sql_type = Nullable<Double>)]
     lease_ttl_seconds: Option<f64>,
     #[diesel(sql_type = Array<SqlUuid>)]
@@ -252,7 +252,7 @@ impl Row {
             capacity: self.capacity.unwrap_or_default(),
             slots_used: self.slots_used.unwrap_or_default(),
             claim_number: self.claim_number.unwrap_or_default(),
-            cordoned: self.cordoned.unwrap_or_default(),
+            scheduling: self.scheduling.unwrap_or(Scheduling::Active),
             lease: lease(self.lease_ttl_seconds.unwrap_or_default()),
             lost: self.lost,
         })

@@ -315,6 +315,7 @@ fn row_of(
         started_at: None,
         ended_at: None,
         version: 1,
+        handing_over: false,
     }
 }
 

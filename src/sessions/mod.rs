@@ -10,6 +10,7 @@
 
 mod create;
 mod draft;
+mod handover;
 mod history;
 pub mod http;
 mod list;

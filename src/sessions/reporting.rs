@@ -69,6 +69,13 @@ impl Draft {
         self.take_facts(ctx, report);
         self.acknowledge(report.observed_generation);
         self.observe(ctx, to, report);
+        // The present state at the generation that asked for it: that is the answer to a release.
+        if self.row.handing_over
+            && to == SessionState::Running
+            && report.observed_generation == self.row.generation
+        {
+            self.released(ctx, &agent.name);
+        }
         Ok(())
     }
 

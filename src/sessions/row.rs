@@ -94,6 +94,7 @@ pub struct SessionRow {
     pub started_at: Option<DateTime<Utc>>,
     pub ended_at: Option<DateTime<Utc>>,
     pub version: i64,
+    pub handing_over: bool,
 }
 
 /// JSON inside a string: the server's JSON functions cannot carry everything that JSON can say
@@ -115,6 +116,7 @@ impl SessionRow {
             has_domain: self.resource_domain.is_some(),
             assigned: self.assigned_agent_id.is_some(),
             domain_lost: self.domain_lost,
+            handing_over: self.handing_over,
         }
     }
 

@@ -19,6 +19,8 @@ pub struct Situation {
     pub assigned: bool,
     /// Whether its domain was given up, so that others may start it.
     pub domain_lost: bool,
+    /// Whether its holder is asked to let go of it.
+    pub handing_over: bool,
 }
 
 /// Who may take the work.
@@ -101,6 +103,7 @@ pub fn next(s: Situation) -> Next {
             needs_slot: true,
         },
         (D::Running, S::Starting) => by_domain(Action::Start),
+        (D::Running, S::Running) if s.assigned && s.handing_over => by_domain(Action::Release),
         (D::Running, S::Running) if s.assigned => Next::Nothing,
         (D::Running, S::Running) => by_domain(Action::Adopt),
         (D::Running, S::Hibernated) => Next::Work {
@@ -178,11 +181,12 @@ mod tests {
         let mut table = String::new();
         for &desired in DesiredState::ALL {
             for &state in SessionState::ALL {
-                for (has_domain, assigned, who) in [
-                    (false, false, "no domain, nobody"),
-                    (true, false, "domain, nobody"),
-                    (false, true, "no domain, assigned"),
-                    (true, true, "domain, assigned"),
+                for (has_domain, assigned, handing_over, who) in [
+                    (false, false, false, "no domain, nobody"),
+                    (true, false, false, "domain, nobody"),
+                    (false, true, false, "no domain, assigned"),
+                    (true, true, false, "domain, assigned"),
+                    (true, true, true, "being handed over"),
                 ] {
                     let next = next(Situation {
                         desired,
@@ -190,6 +194,7 @@ mod tests {
                         has_domain,
                         assigned,
                         domain_lost: false,
+                        handing_over,
                     });
                     let text = match next {
                         Next::Nothing => "-".to_owned(),

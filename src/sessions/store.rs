@@ -21,7 +21,8 @@ s.requires, s.prefers, s.attempt, s.attempts_used, s.not_before, s.held_back_unt
 s.offers_lapsed, s.avoid_agent, s.avoid_until, s.phase_deadline_at, s.restart, \
 s.start_timeout_seconds, s.terminate_timeout_seconds, s.idle_timeout_seconds, s.idle_action, \
 s.max_duration_seconds, s.grace_seconds, s.delete_data, s.failure, s.termination_reason, \
-s.created_at, s.updated_at, s.queued_at, s.started_at, s.ended_at, s.version";
+s.created_at, s.updated_at, s.queued_at, s.started_at, s.ended_at, s.version, \
+s.handing_over";
 
 /// The text of a statement with `{columns}` replaced by [`COLUMNS`].
 #[must_use]

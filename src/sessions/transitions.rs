@@ -52,6 +52,7 @@ impl Draft {
         self.row.assigned_action = Some(action);
         self.row.held_back_until = None;
         self.row.phase_deadline_at = None;
+        self.row.handing_over = false;
     }
 
     /// Notes that the assignee was told once more what to do, and when it is to be told again:
@@ -75,14 +76,7 @@ impl Draft {
         self.ledger_ended(ctx, reason);
         let event = self.record(ctx, kind);
         event.reason = Some(reason.to_string());
-        self.row.assigned_agent_id = None;
-        self.row.assigned_incarnation = None;
-        self.row.assigned_action = None;
-        self.row.offered_until = None;
-        self.row.deliver_at = None;
-        self.row.deliveries = 0;
-        self.row.phase_deadline_at = None;
-        self.row.queued_at = ctx.now;
+        self.clear_assignment(ctx);
         if self.row.state == SessionState::Pending && self.row.resource_domain.is_some() {
             // Accepted, and nothing reported since: something may have been made under this
             // attempt's name, so the next one gets another name.
@@ -139,7 +133,7 @@ impl Draft {
         }
     }
 
-    fn avoid(&mut self, ctx: &Context<'_>, agent: &str, seconds: f64) {
+    pub(super) fn avoid(&mut self, ctx: &Context<'_>, agent: &str, seconds: f64) {
         self.row.avoid_agent = Some(agent.to_owned());
         self.row.avoid_until = Some(ctx.after(seconds));
     }
@@ -219,12 +213,26 @@ impl Draft {
             // An offer that has not been accepted is no hold: it had no effect, so it is void.
             self.unassign(ctx, EndReason::Superseded, "session.requeued");
         }
+        // A newer wish outranks a hand-over; whoever wanted that can ask for it again.
+        self.row.handing_over = false;
+        self.want_anew(ctx, desired, None);
+        self.end_if_over(ctx);
+    }
+
+    /// A new generation, which a holder is told of.
+    pub(super) fn want_anew(
+        &mut self,
+        ctx: &Context<'_>,
+        desired: DesiredState,
+        reason: Option<&str>,
+    ) {
         let from = self.row.desired_state;
         self.row.desired_state = desired;
         self.row.generation += 1;
         let event = self.record(ctx, "session.desired_changed");
         event.from_value = Some(from.to_string());
         event.to_value = Some(desired.to_string());
+        event.reason = reason.map(ToOwned::to_owned);
         if self.row.is_held() {
             self.row.deliver_at = Some(ctx.now);
             self.row.deliveries = 0;
@@ -232,7 +240,6 @@ impl Draft {
         } else {
             self.row.queued_at = ctx.now;
         }
-        self.end_if_over(ctx);
     }
 
     /// Labels, priority or time-outs were changed: the version rises, the generation does not.
@@ -337,6 +344,11 @@ impl Draft {
     /// Ends an accepted hold because of what its agent reported. The event of the report says it.
     pub(super) fn end_hold(&mut self, ctx: &Context<'_>, reason: EndReason) {
         self.ledger_ended(ctx, reason);
+        self.clear_assignment(ctx);
+        self.touched = true;
+    }
+
+    fn clear_assignment(&mut self, ctx: &Context<'_>) {
         self.row.assigned_agent_id = None;
         self.row.assigned_incarnation = None;
         self.row.assigned_action = None;
@@ -344,8 +356,8 @@ impl Draft {
         self.row.deliver_at = None;
         self.row.deliveries = 0;
         self.row.phase_deadline_at = None;
+        self.row.handing_over = false;
         self.row.queued_at = ctx.now;
-        self.touched = true;
     }
 
     /// Sets the observed state, with its event.

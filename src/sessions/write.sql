@@ -15,7 +15,7 @@ WITH changed AS MATERIALIZED (
         terminate_timeout_seconds double precision, idle_timeout_seconds double precision,
         grace_seconds double precision, delete_data boolean, failure json, termination_reason text,
         updated_at timestamptz, queued_at timestamptz, started_at timestamptz, ended_at timestamptz,
-        version bigint)
+        version bigint, handing_over boolean)
 ), written AS (
     UPDATE sessions s SET
         labels = c.labels, priority = c.priority,
@@ -35,7 +35,8 @@ WITH changed AS MATERIALIZED (
         grace_seconds = c.grace_seconds, delete_data = c.delete_data,
         failure = c.failure, termination_reason = c.termination_reason,
         updated_at = c.updated_at, queued_at = c.queued_at,
-        started_at = c.started_at, ended_at = c.ended_at, version = c.version
+        started_at = c.started_at, ended_at = c.ended_at, version = c.version,
+        handing_over = c.handing_over
     FROM changed c
     WHERE s.id = c.id
         AND s.version = c.was_version

@@ -32,6 +32,8 @@ words_in_columns!(
     protocol::IdleAction,
     protocol::ActorType,
     protocol::Action,
+    protocol::Scheduling,
+    protocol::DrainStatus,
 );
 
 /// As [`Word`], for a column that may be null.
@@ -51,6 +53,12 @@ impl<T: FromStr<Err = protocol::UnknownWord>> FromSql<diesel::sql_types::Nullabl
 
 impl From<MaybeWord<protocol::Action>> for Option<protocol::Action> {
     fn from(column: MaybeWord<protocol::Action>) -> Self {
+        column.0
+    }
+}
+
+impl From<MaybeWord<protocol::Scheduling>> for Option<protocol::Scheduling> {
+    fn from(column: MaybeWord<protocol::Scheduling>) -> Self {
         column.0
     }
 }

@@ -61,6 +61,7 @@ diesel::table! {
         expired_at -> Nullable<Timestamptz>,
         registered_at -> Timestamptz,
         created_at -> Timestamptz,
+        scheduling -> Text,
     }
 }
 
@@ -117,6 +118,7 @@ diesel::table! {
         started_at -> Nullable<Timestamptz>,
         ended_at -> Nullable<Timestamptz>,
         version -> BigInt,
+        handing_over -> Bool,
     }
 }
 

@@ -136,7 +136,7 @@ async fn lift_cordons(app: &Arc<App>) -> Result<()> {
         .db
         .read("upkeep::cordons", |conn| {
             Box::pin(async move {
-                Ok(Statement::new("-- upkeep::cordons\nSELECT name FROM agents WHERE cordon_until <= now() LIMIT 100")
+                Ok(Statement::new("-- upkeep::cordons\nSELECT name FROM agents WHERE cordon_until <= now() AND scheduling <> 'draining' LIMIT 100")
                     .load(conn)
                     .await?)
             })

@@ -1,0 +1,12 @@
+-- drains::show
+SELECT d.agent, d.pool, d.status, d.reason, d.started_by, d.force, d.started_at, d.deadline_at,
+    d.finished_at, p.on_lost, clock_timestamp() >= d.deadline_at AS is_late,
+    ARRAY (SELECT x.agent FROM drain_agents x WHERE x.drain_id = d.id ORDER BY x.agent) AS agents,
+    (SELECT count(*) FROM drain_sessions s WHERE s.drain_id = d.id) AS total,
+    (SELECT count(*) FROM drain_sessions s WHERE s.drain_id = d.id AND s.outcome = 'handed_over') AS handed_over,
+    (SELECT count(*) FROM drain_sessions s WHERE s.drain_id = d.id AND s.outcome IS NULL) AS remaining,
+    EXISTS (SELECT FROM drain_agents x WHERE x.drain_id = d.id AND NOT EXISTS (
+        SELECT FROM agents a WHERE a.pool = d.pool AND a.resource_domain = x.resource_domain
+            AND a.live AND a.scheduling = 'active')) AS last_of_domain
+FROM drains d JOIN pools p ON p.name = d.pool
+WHERE d.id = $1
