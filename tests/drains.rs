@@ -9,6 +9,7 @@ use lessor_protocol::{
 use uuid::Uuid;
 
 use crate::support::checks::{count, ends, leftovers, refused, the_books_agree};
+use crate::support::platform::{FleetAgent, Platform};
 use crate::support::{TestAgent, TestServer, eventually};
 
 fn within(seconds: f64) -> DrainRequest {
@@ -750,4 +751,80 @@ async fn bad_requests_say_what_is_wrong() {
     };
     let page = server.client.list_agents(&listed).await.expect("a page");
     assert_eq!(page.items.len(), 1);
+}
+
+/// Three servers, twenty agents in four domains, two hundred sessions: agent after agent is drained,
+/// some by force, one is killed in the middle, and not one session is stopped or started again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_is_drained_agent_by_agent_and_no_session_notices() {
+    const DOMAINS: usize = 4;
+    const SESSIONS: usize = 200;
+    let first = TestServer::start().await;
+    let servers = [first.beside().await, first.beside().await, first];
+    let server = &servers[0];
+    server
+        .pool("p", |pool| {
+            pool.lease_ttl_seconds = 3.0;
+            pool.accept_timeout_seconds = 3.0;
+        })
+        .await;
+    let platform = Platform::default();
+    let mut agents: Vec<Option<FleetAgent>> = (0..20)
+        .map(|n| {
+            let domain = format!("domain-{}", n % DOMAINS);
+            Some(platform.agent(&servers[n % 3], &format!("agent-{n}"), "p", &domain))
+        })
+        .collect();
+    let ids: Vec<Uuid> = server
+        .sessions("p", SESSIONS)
+        .await
+        .iter()
+        .map(|s| s.id)
+        .collect();
+    let running = "SELECT count(*) FROM sessions WHERE state = 'running' AND offered_until IS NULL \
+        AND assigned_agent_id IS NOT NULL";
+    let all_run = || async { count(server, running).await == SESSIONS as i64 };
+    eventually("all run", all_run).await;
+
+    // Four at a time, one of each domain; the fifth of each stays.
+    for round in 0..4 {
+        let names: Vec<usize> = (0..DOMAINS)
+            .map(|domain| round * DOMAINS + domain)
+            .collect();
+        for &n in &names {
+            let body = if n % 3 == 0 { by_force() } else { within(30.0) };
+            let at = &servers[(n + 1) % 3];
+            at.client
+                .drain_agent(&format!("agent-{n}"), &body)
+                .await
+                .expect("it begins");
+        }
+        if round == 1
+            && let Some(agent) = agents[names[1]].take()
+        {
+            agent.kill();
+        }
+        for &n in &names {
+            let done = reaches(
+                &servers[(n + 2) % 3],
+                &format!("agent-{n}"),
+                DrainStatus::Completed,
+            )
+            .await;
+            assert_eq!(done.remaining, 0);
+            assert_eq!(done.handed_over, done.total, "{done:#?}");
+        }
+        for &n in &names {
+            if let Some(agent) = agents[n].take() {
+                agent.stop().await;
+            }
+        }
+    }
+    eventually("all run, and are held", all_run).await;
+    for id in &ids {
+        assert_eq!((platform.starts(*id), platform.ends(*id)), (1, 0), "{id}");
+        assert_eq!(states_since_it_ran(server, *id).await, ["running"]);
+    }
+    assert_eq!(platform.running(), SESSIONS);
+    the_books_agree(server).await;
 }

@@ -14,5 +14,6 @@ mod model;
 mod outages;
 mod plans;
 mod process_agent;
+mod process_drains;
 mod races;
 mod sessions;

@@ -62,10 +62,24 @@ impl ProcessAgent {
         self.child.kill().await.expect("it is killed");
     }
 
+    /// It stands still, as a hanging process does.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// It moves again.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id().expect("it runs")).expect("a pid");
+        kill_process(Pid::from_raw(pid).expect("a pid"), signal).expect("the signal");
+    }
+
     /// SIGTERM; gone when this returns, with exit code 0.
     pub async fn stop(mut self) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id().expect("it runs")).expect("a pid"));
-        kill_process(pid.expect("a pid"), Signal::TERM).expect("SIGTERM");
+        self.signal(Signal::TERM);
         let ended = tokio::time::timeout(std::time::Duration::from_secs(10), self.child.wait());
         let status = ended.await.expect("it ends in time").expect("its status");
         assert!(status.success(), "{status}");

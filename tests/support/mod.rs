@@ -4,6 +4,7 @@
 
 pub mod agents;
 pub mod checks;
+pub mod platform;
 pub mod postgres;
 pub mod process;
 pub mod random;
