@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
+use crate::support::checks::count;
 use crate::support::random::Random;
 use crate::support::{TestAgent, TestServer, eventually};
 
@@ -115,16 +116,20 @@ async fn no_session_is_lost_or_given_twice_when_clients_hang_up_at_any_point() {
         seen.extend(caller.await.expect("the caller ends well"));
     }
     // Now the same agents behave.
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(60);
+    let waiting =
+        "SELECT count(*) FROM sessions WHERE state <> 'running' OR offered_until IS NOT NULL";
+    let server = Arc::new(server);
     let workers: Vec<_> = agents
         .iter()
         .cloned()
         .map(|agent| {
+            let server = Arc::clone(&server);
             tokio::spawn(async move {
                 let mut seen = Vec::new();
                 while Instant::now() < until {
                     let given = agent.claim(50, 1.5).await;
-                    if given.is_empty() {
+                    if given.is_empty() && count(&server, waiting).await == 0 {
                         break;
                     }
                     for given in given {
@@ -158,7 +163,10 @@ async fn no_session_is_lost_or_given_twice_when_clients_hang_up_at_any_point() {
         server.metric(gauge).await == 0.0
     })
     .await;
-    server.stop().await;
+    Arc::into_inner(server)
+        .expect("the workers are gone")
+        .stop()
+        .await;
 }
 
 /// What agents saw on the wire is what the ledger says, and each epoch was offered once; how many
