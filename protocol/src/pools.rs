@@ -255,6 +255,6 @@ pub struct SessionCounts {
 pub struct Brake {
     /// Since when.
     pub since: DateTime<Utc>,
-    /// How many agents were silent.
+    /// How many agents are silent.
     pub silent_agents: i64,
 }
