@@ -750,8 +750,8 @@ async fn a_fleet_survives_the_outage_of_a_load_balancer() {
         assert!(agent.claim(3, 0.0).await.is_empty());
     }
     for (agent, assignment) in agents.iter_mut().zip(&held).take(AGENTS / 2) {
-        let kept = agent.restart(&TestAgent::held(std::slice::from_ref(assignment)));
-        assert_eq!(kept.await.keep.len(), 1);
+        let held = TestAgent::held(std::slice::from_ref(assignment));
+        assert_eq!(agent.restart(&held).await.keep.len(), 1);
         beats.push(agent.keep_beating(0.5));
     }
     eventually("the brake is off", || async {
