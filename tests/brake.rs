@@ -717,7 +717,7 @@ async fn a_fleet_survives_the_outage_of_a_load_balancer() {
     let server = &servers[2];
     server
         .pool("p", |pool| {
-            pool.lease_ttl_seconds = 6.0;
+            pool.lease_ttl_seconds = 9.0;
             pool.on_lost = OnLost::Restart;
             pool.adopt_timeout_seconds = 3.0;
         })
@@ -773,6 +773,11 @@ async fn a_fleet_survives_the_outage_of_a_load_balancer() {
     assert_eq!(count(server, "SELECT count(*) FROM leftovers").await, 0);
     let kinds: Vec<String> = events(server).await.into_iter().map(|e| e.0).collect();
     assert_eq!(kinds, ["pool.brake_on", "pool.brake_off"]);
+    // Missed beats are seen before the first lease ends.
+    let before = "(SELECT min(at) FROM events WHERE kind = 'agent.expired')
+        - (SELECT at FROM events WHERE kind = 'pool.brake_on')";
+    let before = seconds(server, before).await;
+    assert!(before > 0.0, "{before}");
     the_books_agree(server).await;
     for beating in beats {
         beating.abort();
