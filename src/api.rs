@@ -17,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::app::App;
 use crate::error::Error;
 use crate::http::AdminToken;
-use crate::{agents, claims, drains, http, pools, reports, sessions};
+use crate::{agents, brake, claims, drains, http, pools, reports, sessions};
 
 pub use document::{openapi, text};
 pub use operations::{EVERYWHERE, PROBLEMS};
@@ -40,6 +40,7 @@ fn v1(app: Option<&Arc<App>>) -> OpenApiRouter<Arc<App>> {
     let writing = OpenApiRouter::new()
         .merge(health::version_routes())
         .merge(pools::http::routes())
+        .merge(brake::http::routes())
         .merge(agents::http::routes())
         .merge(drains::http::routes())
         .merge(reports::http::routes())

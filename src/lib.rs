@@ -2,13 +2,14 @@
 //!
 //! The rooms, in the order in which a session meets them: it is created (`sessions`) in a pool
 //! (`pools`), claimed (`claims`) by an agent (`agents`) under its lease (`leases`), which reports
-//! on it (`reports`); all of it leaves history (`events`). `upkeep` does what happens by itself,
+//! on it (`reports`); all of it leaves history (`events`). `brake` holds what cannot be undone. `upkeep` does what happens by itself,
 //! `wakeups` says who should look. `store` is the database and no feature, `http` the web and no
 //! feature.
 
 pub mod agents;
 pub mod api;
 pub mod app;
+pub mod brake;
 pub mod claims;
 pub mod config;
 pub mod dev;

@@ -3,6 +3,7 @@
 mod support;
 
 mod adoption;
+mod brake;
 mod claiming;
 mod documents;
 mod drains;

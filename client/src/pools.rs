@@ -37,6 +37,15 @@ impl Client {
         self.fetch(Call::new(Method::GET, &["pools", pool])).await
     }
 
+    /// Releases a pool's brake; without one, nothing changes.
+    ///
+    /// # Errors
+    /// See [`Error`]; `pool_not_found`.
+    pub async fn release_brake(&self, pool: &str) -> Result<Pool, Error> {
+        self.fetch(Call::new(Method::POST, &["pools", pool, "release-brake"]))
+            .await
+    }
+
     /// Deletes a pool that has neither agents nor sessions.
     ///
     /// # Errors

@@ -254,7 +254,9 @@ pub struct SessionCounts {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Brake {
     /// Since when.
+    #[cfg_attr(feature = "openapi", schema(example = "2026-11-24T12:00:00Z"))]
     pub since: DateTime<Utc>,
-    /// How many agents were silent.
+    /// How many agents are silent.
+    #[cfg_attr(feature = "openapi", schema(example = 12))]
     pub silent_agents: i64,
 }

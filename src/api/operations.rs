@@ -56,6 +56,7 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
             ValidationFailed,
         ],
     ),
+    ("release_brake", &[PoolNotFound]),
     ("list_agents", &[ValidationFailed]),
     ("get_agent", &[AgentNotRegistered]),
     (

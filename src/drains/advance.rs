@@ -53,7 +53,7 @@ pub async fn advance(conn: &mut Conn, id: Uuid) -> Result<Step> {
         step.hints.changed.insert(id);
     }
     let is_due = drain.force || drain.is_late;
-    let decides = rules.on_lost != OnLost::Wait;
+    let decides = rules.on_lost != OnLost::Wait && !drain.is_braked;
     let to_do = store::to_do(conn, id, &drain.agents, is_due, decides).await?;
     step.more = to_do.len() >= BATCH;
     if !to_do.is_empty() {
@@ -88,6 +88,9 @@ async fn end(conn: &mut Conn, id: Uuid, rules: &PoolSpec) -> Result<Option<Drain
     };
     if drain.remaining == 0 && !store::hold_anything(conn, &drain.agents).await? {
         return Ok(Some(DrainStatus::Completed));
+    }
+    if drain.is_braked {
+        return Ok(None);
     }
     // What was taken at the deadline can be claimed once the lease that its holder had then has run
     // out, and may be offered to somebody who does not answer before somebody does.

@@ -1,6 +1,7 @@
 -- drains::show
 SELECT d.agent, d.pool, d.status, d.reason, d.started_by, d.force, d.started_at, d.deadline_at,
     d.finished_at, p.on_lost, clock_timestamp() >= d.deadline_at AS is_late,
+    p.brake_since IS NOT NULL OR EXISTS (SELECT FROM pool_silence q WHERE q.pool = p.name AND q.holds) AS is_braked,
     ARRAY (SELECT x.agent FROM drain_agents x WHERE x.drain_id = d.id ORDER BY x.agent) AS agents,
     (SELECT count(*) FROM drain_sessions s WHERE s.drain_id = d.id) AS total,
     (SELECT count(*) FROM drain_sessions s WHERE s.drain_id = d.id AND s.outcome = 'handed_over') AS handed_over,

@@ -37,6 +37,9 @@ pub struct Standing {
     /// Whether its deadline has passed.
     #[diesel(sql_type = Bool)]
     pub is_late: bool,
+    /// Whether much of its pool is silent, so that `on_lost` decides nothing.
+    #[diesel(sql_type = Bool)]
+    pub is_braked: bool,
     /// The agents that it is about.
     #[diesel(sql_type = Array<Text>)]
     pub agents: Vec<String>,

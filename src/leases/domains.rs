@@ -3,7 +3,8 @@
 //! `lost_since` is set when a domain's last live agent goes and cleared when one comes, in the same
 //! transaction; the pulse moves it on by the length of every outage. Once the pool's
 //! `adopt_timeout_seconds` have passed since, `on_lost` decides about what runs there, and a wanted
-//! end is given without an agent, whatever the policy.
+//! end is given without an agent, whatever the policy. None of it is decided while the pool's brake
+//! is on.
 
 use std::sync::Arc;
 
@@ -14,10 +15,10 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::error::Result;
-use crate::pools;
-use crate::sessions::{self, Context, Draft};
+use crate::sessions::{self, Context, Draft, SessionRow};
 use crate::store::{Conn, Statement};
 use crate::wakeups::Hints;
+use crate::{brake, pools};
 
 /// Notes for these domains of a pool whether each has a live agent.
 ///
@@ -56,7 +57,7 @@ pub async fn sweep(app: &Arc<App>) -> Result<bool> {
             })
         })
         .await?;
-    let (more, hints) = app
+    let (more, hints, verdicts) = app
         .db
         .write("leases::lost_domains", |conn| {
             Box::pin(async move {
@@ -68,19 +69,26 @@ pub async fn sweep(app: &Arc<App>) -> Result<bool> {
                 for row in &lost {
                     by_pool.entry(row.pool.clone()).or_default().push(row.id);
                 }
+                let mut verdicts = Vec::new();
                 for (pool, ids) in by_pool {
-                    hints.merge(decide(conn, &pool, &ids).await?);
+                    let rows = sessions::lock(conn, &ids).await?;
+                    // Once every lock was had: agents may have fallen silent meanwhile.
+                    let verdict = brake::judge(conn, &pool).await?;
+                    if verdict.as_ref().is_some_and(|verdict| !verdict.holds) {
+                        hints.merge(decide(conn, &pool, rows).await?);
+                    }
+                    verdicts.extend(verdict);
                 }
-                Ok((lost.len() >= 500, hints))
+                Ok((lost.len() >= 500, hints, verdicts))
             })
         })
         .await?;
+    brake::tell(&verdicts);
     app.hub.committed(hints);
     Ok(more)
 }
 
-async fn decide(conn: &mut Conn, pool: &str, ids: &[Uuid]) -> Result<Hints> {
-    let rows = sessions::lock(conn, ids).await?;
+async fn decide(conn: &mut Conn, pool: &str, rows: Vec<SessionRow>) -> Result<Hints> {
     let now = sessions::now(conn).await?;
     let rules = pools::rules(conn, pool).await?;
     let actor = sessions::system("lost_domain");

@@ -5,7 +5,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Double, Nullable, Text};
 use diesel_async::RunQueryDsl;
 use lessor_protocol::{
-    AgentCounts, Labels, OnLost, Placement, Pool, PoolCounts, PoolSpec, SessionCounts,
+    AgentCounts, Brake, Labels, OnLost, Placement, Pool, PoolCounts, PoolSpec, SessionCounts,
     SessionState, SlotCounts,
 };
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,8 @@ pub struct PoolRow {
     pub version: i64,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
+    pub brake_since: Option<DateTime<Utc>>,
+    pub brake_silent_agents: Option<i64>,
 }
 
 impl PoolRow {
@@ -374,6 +376,9 @@ fn into_pool(row: PoolRow, counted: Option<&Counts>) -> Pool {
         updated_at: row.updated_at,
         oldest_waiting_seconds: counted.and_then(|counts| counts.oldest_waiting_seconds),
         counts,
-        brake: None,
+        brake: row.brake_since.map(|since| Brake {
+            since,
+            silent_agents: row.brake_silent_agents.unwrap_or_default(),
+        }),
     }
 }

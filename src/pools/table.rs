@@ -16,6 +16,7 @@ impl TableRow for Pool {
         "SESSIONS",
         "WAITING",
         "OLDEST",
+        "BRAKE",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -37,6 +38,10 @@ impl TableRow for Pool {
             counts.sessions.waiting.to_string(),
             self.oldest_waiting_seconds
                 .map(|age| format!("{age:.1}s"))
+                .unwrap_or_default(),
+            self.brake
+                .as_ref()
+                .map(|brake| format!("on, {} silent", brake.silent_agents))
                 .unwrap_or_default(),
         ]
     }

@@ -30,6 +30,8 @@ diesel::table! {
         version -> BigInt,
         created_at -> Timestamptz,
         updated_at -> Timestamptz,
+        brake_since -> Nullable<Timestamptz>,
+        brake_silent_agents -> Nullable<BigInt>,
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::{drains, leases};
+use crate::{brake, drains, leases};
 
 /// The shortest pause of a task that asks to run again at once.
 const BREATH: Duration = Duration::from_millis(5);
@@ -32,6 +32,10 @@ pub fn start(app: &Arc<App>, tasks: &TaskTracker, stop: &CancellationToken) {
     drive(app, tasks, stop, "due", |app| async move {
         let longest = Duration::from_millis(250);
         Ok(due::run(&app).await?.unwrap_or(longest).min(longest))
+    });
+    drive(app, tasks, stop, "brake", |app| async move {
+        brake::run(&app).await?;
+        Ok(Duration::from_millis(400))
     });
     drive(app, tasks, stop, "lost_domains", |app| async move {
         let more = leases::sweep_lost_domains(&app).await?;
