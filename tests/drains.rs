@@ -359,6 +359,54 @@ async fn at_the_deadline_a_pool_that_fails_fails() {
 }
 
 #[tokio::test]
+async fn a_brake_holds_what_a_drain_would_leave_to_on_lost() {
+    let server = TestServer::start().await;
+    server
+        .pool("p", |pool| {
+            pool.on_lost = OnLost::Fail;
+            pool.lease_ttl_seconds = 300.0;
+        })
+        .await;
+    let one = server.agent("one", "p", "host", 10).await;
+    let id = server.session("p").await.id;
+    one.runs_one().await;
+    for name in ["far-1", "far-2", "far-3"] {
+        server.agent(name, "p", name, 10).await;
+    }
+    let client = server.database.client().await;
+    let silence =
+        "UPDATE agents SET last_heartbeat_at = now() - interval '290 seconds' WHERE name <> 'one'";
+    client
+        .batch_execute(silence)
+        .await
+        .expect("they fall silent");
+    let begun = server.client.drain_agent("one", &by_force()).await;
+    assert_eq!(begun.expect("it begins").status, DrainStatus::InProgress);
+    eventually("the brake is on", || async {
+        server
+            .client
+            .get_pool("p")
+            .await
+            .expect("the pool")
+            .brake
+            .is_some()
+    })
+    .await;
+    assert_eq!(
+        server.get(id).await.state,
+        SessionState::Running,
+        "it is held"
+    );
+    server
+        .client
+        .release_brake("p")
+        .await
+        .expect("it is released");
+    reaches(&server, "one", DrainStatus::Completed).await;
+    assert_eq!(server.get(id).await.state, SessionState::Failed);
+}
+
+#[tokio::test]
 async fn force_takes_what_a_hanging_agent_does_not_give() {
     let server = TestServer::start().await;
     server.pool("p", |pool| pool.lease_ttl_seconds = 3.0).await;

@@ -58,7 +58,7 @@ pub async fn advance(conn: &mut Conn, id: Uuid) -> Result<Step> {
     step.more = to_do.len() >= BATCH;
     if !to_do.is_empty() {
         step.hints
-            .merge(act(conn, &rules, &holders, &to_do, is_due).await?);
+            .merge(act(conn, &rules, &holders, &to_do, (is_due, decides)).await?);
         step.hints.changed.insert(id);
         let again = store::follow(conn, id, &drain.agents).await?;
         step.handed_over += again.iter().filter(|o| *o == "handed_over").count() as u64;
@@ -104,7 +104,7 @@ async fn act(
     rules: &PoolSpec,
     holders: &[AgentRow],
     to_do: &[store::ToDo],
-    is_due: bool,
+    (is_due, decides): (bool, bool),
 ) -> Result<Hints> {
     let ids: Vec<Uuid> = to_do.iter().map(|item| item.id).collect();
     let adoptable: HashMap<Uuid, bool> = to_do.iter().map(|i| (i.id, i.adoptable)).collect();
@@ -132,7 +132,8 @@ async fn act(
             (false, true) => ask(&mut draft, &ctx),
             (false, false) => give_back(&mut draft, &ctx),
             (true, true) => draft.take(&ctx, EndReason::Forced, holder.lease_expires_at),
-            (true, false) => decide(&mut draft, &ctx, holder),
+            (true, false) if decides => decide(&mut draft, &ctx, holder),
+            (true, false) => give_back(&mut draft, &ctx),
         }
         drafts.push(draft);
     }
@@ -176,6 +177,7 @@ fn decide(draft: &mut Draft, ctx: &Context<'_>, holder: &AgentRow) {
             take(draft);
             draft.fail_with_domain(ctx);
         }
+        // Nothing can be decided about it: its holder keeps it.
         (OnLost::Wait | OnLost::Restart, _) => give_back(draft, ctx),
     }
 }
