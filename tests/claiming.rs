@@ -8,7 +8,7 @@ use lessor_protocol::{
     ReportCode, ReportedFailure, ReportedState, Scheduling, SessionPatch, SessionState,
 };
 
-use crate::support::checks::{ends, ledger, refused, the_books_agree};
+use crate::support::checks::{count, ends, ledger, refused, the_books_agree};
 use crate::support::{TestServer, database, eventually, report};
 
 #[tokio::test]
@@ -256,6 +256,78 @@ async fn the_newest_claim_wins_across_servers() {
     let claimed = newer.await.expect("the task").expect("it may claim");
     assert_eq!(claimed.assignments[0].session.id, session.id);
     beside.stop().await;
+    server.stop().await;
+}
+
+/// What another server has written about an agent, while this one has heard nothing of it.
+#[tokio::test]
+async fn a_parked_claim_is_judged_by_the_agents_row_as_it_is_now() {
+    let server = TestServer::start().await;
+    let sql = server.database.client().await;
+    for (pool, change, refusal) in [
+        (
+            "expired",
+            "live = false, expired_at = now()",
+            Some(ProblemCode::LeaseExpired),
+        ),
+        (
+            "superseded",
+            "incarnation = incarnation + 1",
+            Some(ProblemCode::AgentSuperseded),
+        ),
+        (
+            "claimed-again",
+            "claim_number = claim_number + 1",
+            Some(ProblemCode::ClaimSuperseded),
+        ),
+        ("cordoned", "cordoned = true, cordon_since = now()", None),
+    ] {
+        server.pool(pool, |_| {}).await;
+        let agent = server.agent(pool, pool, "d", 2).await;
+        let parked = agent.park(1, 50.0);
+        server.has_parked(pool, 1).await;
+        let update = format!("UPDATE agents SET {change} WHERE name = '{pool}'");
+        assert_eq!(sql.execute(&update, &[]).await.expect(pool), 1);
+        let session = server.session(pool).await;
+        let answer = parked.await.expect("the task");
+        match refusal {
+            Some(refusal) => assert_eq!(refused(answer), refusal),
+            None => {
+                let told = answer.expect("it may claim");
+                assert_eq!(told.scheduling, Scheduling::Cordoned);
+                assert!(told.assignments.is_empty(), "{told:?}");
+            }
+        }
+        // Nor was it offered the session for a moment.
+        assert!(ledger(&server, session.id).await.is_empty(), "{pool}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_claim_waits_for_an_expiry_that_is_being_written() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 2).await;
+    let parked = agent.park(1, 50.0);
+    server.has_parked("p", 1).await;
+    let sql = server.database.client().await;
+    sql.batch_execute(
+        "BEGIN; UPDATE agents SET live = false, expired_at = now() WHERE name = 'a'",
+    )
+    .await
+    .expect("its row is locked");
+    let session = server.session("p").await;
+    let waits = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("the claim waits for the row", || async {
+        count(&server, waits).await > 0
+    })
+    .await;
+    sql.batch_execute("COMMIT").await.expect("it has expired");
+    let refusal = refused(parked.await.expect("the task"));
+    assert_eq!(refusal, ProblemCode::LeaseExpired);
+    assert!(ledger(&server, session.id).await.is_empty());
     server.stop().await;
 }
 
