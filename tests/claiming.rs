@@ -62,10 +62,21 @@ async fn one_session_wakes_one_of_two_hundred_parked_agents_with_one_statement()
     }
     server.has_parked("p", 200).await;
     let before = server.metric("lessor_claim_statements_total").await;
+    // A row that is locked or written has another version or another locker than before.
+    let sql = server.database.client().await;
+    sql.batch_execute(
+        "CREATE TEMP TABLE seen AS SELECT name, ctid AS at, xmax::text AS locker FROM agents",
+    )
+    .await
+    .expect("a copy");
     let session = server.session("p").await;
     server.has_parked("p", 199).await;
     let after = server.metric("lessor_claim_statements_total").await;
     assert!(after - before <= 1.0, "{} statements", after - before);
+    let looked_at = "SELECT count(*) FROM agents a JOIN seen s USING (name)
+        WHERE a.ctid <> s.at OR a.xmax::text <> s.locker";
+    let looked_at: i64 = sql.query_one(looked_at, &[]).await.expect("a count").get(0);
+    assert_eq!(looked_at, 1, "of the agents' rows");
     server.stop().await;
     let mut given = Vec::new();
     for (agent, poll) in polls {
@@ -172,6 +183,34 @@ async fn a_claim_for_no_sessions_gets_only_work_on_what_is_held() {
     assert!(agent.claim(0, 0.0).await.is_empty());
     assert_eq!(server.get(waiting.id).await.state, SessionState::Pending);
     assert_eq!(server.get(waiting.id).await.lease_epoch, 0);
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_told_again_comes_first_and_counts_within_max_sessions() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 9).await;
+    server.sessions("p", 6).await;
+    let offered = agent.claim(3, 5.0).await;
+    assert_eq!(offered.len(), 3);
+    let known = |given: &lessor_protocol::Assignment| {
+        offered
+            .iter()
+            .any(|o| (o.session.id, o.lease_epoch) == (given.session.id, given.lease_epoch))
+    };
+    // Three are to be told again, and there is room for two.
+    let again = agent.claim(2, 5.0).await;
+    assert_eq!(again.len(), 2, "{again:#?}");
+    assert!(again.iter().all(known), "{again:#?}");
+    for told in &again {
+        agent.accepts(told, ReportedState::Starting).await;
+    }
+    // One is still to be told again; the place that is left goes to a new one.
+    let next = agent.claim(2, 5.0).await;
+    assert_eq!(next.len(), 2, "{next:#?}");
+    assert_eq!(next.iter().filter(|given| known(given)).count(), 1);
     the_books_agree(&server).await;
     server.stop().await;
 }
@@ -312,11 +351,9 @@ async fn a_claim_waits_for_an_expiry_that_is_being_written() {
     let parked = agent.park(1, 50.0);
     server.has_parked("p", 1).await;
     let sql = server.database.client().await;
-    sql.batch_execute(
-        "BEGIN; UPDATE agents SET live = false, expired_at = now() WHERE name = 'a'",
-    )
-    .await
-    .expect("its row is locked");
+    sql.batch_execute("BEGIN; UPDATE agents SET live = false, expired_at = now() WHERE name = 'a'")
+        .await
+        .expect("its row is locked");
     let session = server.session("p").await;
     let waits = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event_type = 'Lock'";

@@ -700,6 +700,27 @@ async fn on_lost_fail_makes_a_dead_letter_and_a_leftover() {
 }
 
 #[tokio::test]
+async fn force_ends_nothing_that_a_live_agent_of_the_domain_can_end() {
+    let server = server_with(|_| {}).await;
+    let agent = server.agent("a", "p", "here", 1).await;
+    let session = run(&server, &agent, 1).await.remove(0).session.id;
+    let other = server.agent("b", "p", "here", 1).await;
+    let goodbye = server
+        .client
+        .deregister_agent("a", Some(agent.incarnation), false)
+        .await;
+    goodbye.expect("204");
+    // Held by nobody, but there is one who can.
+    assert_eq!(delete(&server, session, true).await, SessionState::Running);
+    assert!(leftovers(&server, session).await.is_empty());
+    let end = other.claim(1, 5.0).await.remove(0);
+    assert_eq!((end.session.id, end.action), (session, Action::Terminate));
+    other.accepts(&end, ReportedState::Terminated).await;
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn where_no_agent_ever_comes_an_end_is_given_all_the_same() {
     let server = server_that_loses_domains(OnLost::Wait).await;
     let pending = server.session("p").await;
