@@ -338,6 +338,88 @@ async fn a_hanging_start_is_given_to_another_once_the_loss_is_acknowledged() {
 }
 
 #[tokio::test]
+async fn who_made_no_progress_is_not_preferred_for_another_try() {
+    let server = server_with(|pool| {
+        pool.lease_ttl_seconds = 60.0;
+        pool.start_timeout_seconds = 1.0;
+        pool.accept_timeout_seconds = 60.0;
+    })
+    .await;
+    let other = server.agent("b", "p", "d", 5).await;
+    server.session("p").await;
+    other.runs_one().await;
+    let hangs = server.agent("a", "p", "d", 5).await;
+    let session = server.session("p").await;
+    let start = hangs.claim(1, 5.0).await.remove(0);
+    hangs.accepts(&start, ReportedState::Starting).await;
+    is_told_lost(&hangs, session.id).await;
+    // It is the emptier one, and waits beside the other.
+    let waiting = hangs.park(1, 55.0);
+    let parked = other.park(1, 55.0);
+    server.has_parked("p", 2).await;
+    acknowledge(&hangs, &start).await;
+    let given = parked.await.expect("the task").expect("it may claim");
+    assert_eq!(given.assignments.len(), 1);
+    assert_eq!(given.assignments[0].session.id, session.id);
+    assert!(!waiting.is_finished());
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+/// Agents of two domains are looked at together, and the work of one goes to its own agent only.
+#[tokio::test]
+async fn a_stranger_in_the_same_round_is_given_nothing_of_another_domain() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let leaving = server.agent("c", "p", "d", 1).await;
+    let session = server.session("p").await.id;
+    leaving.runs_one().await;
+    let heir = server.agent("b", "p", "d", 1).await;
+    let stranger = server.agent("a", "p", "elsewhere", 1).await;
+    let first = server.agent("0", "p", "far", 1).await;
+    let waiting = [first.park(1, 55.0), heir.park(1, 55.0)];
+    server.has_parked("p", 2).await;
+    // While a round waits for the first one's row, work and another claim gather for the next.
+    let sql = server.database.client().await;
+    sql.batch_execute("BEGIN; SELECT FROM agents WHERE name = '0' FOR UPDATE")
+        .await
+        .expect("its row is locked");
+    let new = server.session("p").await.id;
+    let waits = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("a round waits for the row", || async {
+        count(&server, waits).await > 0
+    })
+    .await;
+    let parked = stranger.park(1, 55.0);
+    let claims = "SELECT claim_number FROM agents WHERE name = 'a'";
+    eventually("the stranger claims", || async {
+        count(&server, claims).await == 1
+    })
+    .await;
+    server
+        .client
+        .deregister_agent("c", Some(leaving.incarnation), false)
+        .await
+        .expect("204");
+    sql.batch_execute("COMMIT").await.expect("it is free");
+    let mut given = Vec::new();
+    for poll in waiting {
+        let claimed = poll.await.expect("the task").expect("it may claim");
+        given.extend(
+            claimed
+                .assignments
+                .into_iter()
+                .map(|a| (a.session.id, a.action)),
+        );
+    }
+    assert_eq!(given, [(new, Action::Start), (session, Action::Adopt)]);
+    assert!(!parked.is_finished());
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_loss_that_nobody_acknowledges_lasts_until_the_old_lease_has_run_out() {
     let server = server_with(|pool| pool.start_timeout_seconds = 1.0).await;
     let hangs = server.agent("a", "p", "d", 1).await;
