@@ -480,6 +480,13 @@ async fn three_lapses_in_a_row_pass_an_agent_over() {
         .await;
     let more = server.session("p").await;
     assert_eq!(a.claim(1, 5.0).await[0].session.id, more.id);
+    eventually("the offer lapses", || async {
+        server.get(more.id).await.assigned_agent_id.is_none()
+    })
+    .await;
+    let in_a_row = "SELECT offers_lapsed::bigint FROM agents
+        WHERE name = 'a' AND coalesce(passed_over_until, now()) <= now()";
+    assert_eq!(count(&server, in_a_row).await, 1);
     the_books_agree(&server).await;
     server.stop().await;
 }
