@@ -338,6 +338,50 @@ async fn a_hanging_start_is_given_to_another_once_the_loss_is_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_holder_that_ignores_a_wanted_end_loses_it_and_one_that_came_up_keeps_its_session() {
+    let server = server_with(|pool| {
+        pool.lease_ttl_seconds = 60.0;
+        pool.start_timeout_seconds = 2.0;
+        pool.terminate_timeout_seconds = 3.0;
+    })
+    .await;
+    let ignores = server.agent("a", "p", "d", 2).await;
+    let other = server.agent("b", "p", "d", 2).await;
+    let [kept, ended] = [server.session("p").await.id, server.session("p").await.id];
+    for _ in 0..2 {
+        let start = ignores.claim(1, 5.0).await.remove(0);
+        ignores.accepts(&start, ReportedState::Starting).await;
+        ignores.accepts(&start, ReportedState::Running).await;
+    }
+    delete(&server, ended).await;
+    is_told_lost(&ignores, ended).await;
+    assert_eq!(ends(&server, ended).await, [Some(EndReason::TimedOut)]);
+    let epoch = ledger(&server, ended).await[0].lease_epoch;
+    let body = Heartbeat {
+        incarnation: ignores.incarnation,
+        activity: Vec::new(),
+        dropped: vec![HeldSession {
+            session_id: ended,
+            lease_epoch: epoch,
+        }],
+    };
+    let told = ignores.client.heartbeat("a", &body).await;
+    assert!(told.expect("it beats").lost.is_empty());
+    let end = other.claim(1, 20.0).await.remove(0);
+    assert_eq!((end.session.id, end.action), (ended, Action::Terminate));
+    other.accepts(&end, ReportedState::Terminated).await;
+    // The other one came up before that, and its deadline with it: a later one has passed.
+    let now = server.get(kept).await;
+    assert_eq!(
+        (now.state, now.assigned_agent_id.as_deref()),
+        (SessionState::Running, Some("a"))
+    );
+    assert_eq!(ends(&server, kept).await, [None]);
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn who_made_no_progress_is_not_preferred_for_another_try() {
     let server = server_with(|pool| {
         pool.lease_ttl_seconds = 60.0;

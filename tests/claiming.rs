@@ -614,6 +614,120 @@ async fn higher_priority_goes_first_and_then_the_order_of_posting() {
     server.stop().await;
 }
 
+/// Each kind of work before the next, whatever the priority and however long something waits.
+#[tokio::test]
+async fn ends_come_before_adoptions_and_so_on_and_starts_last() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let wants = async |id: uuid::Uuid, desired: DesiredState| {
+        let patch = SessionPatch {
+            desired_state: Some(desired),
+            ..SessionPatch::default()
+        };
+        let id = id.to_string();
+        let patched = server.client.patch_session(&id, &patch).await;
+        patched.expect("it may change");
+    };
+    let leaving = server.agent("a", "p", "d", 9).await;
+    server.sessions("p", 6).await;
+    let held = leaving.claim(6, 5.0).await;
+    let [starting, sleeping, dozing, to_sleep, adopted, ended] =
+        [0, 1, 2, 3, 4, 5].map(|n: usize| held[n].session.id);
+    leaving.accepts(&held[0], ReportedState::Starting).await;
+    for given in &held[1..] {
+        leaving.accepts(given, ReportedState::Running).await;
+    }
+    for (id, state) in [
+        (sleeping, ReportedState::Hibernated),
+        (dozing, ReportedState::Hibernating),
+    ] {
+        wants(id, DesiredState::Hibernated).await;
+        let told = leaving.claim(1, 5.0).await.remove(0);
+        assert_eq!(told.session.id, id);
+        leaving.accepts(&told, state).await;
+    }
+    let goodbye = server
+        .client
+        .deregister_agent("a", Some(leaving.incarnation), false)
+        .await;
+    goodbye.expect("204");
+    wants(sleeping, DesiredState::Running).await;
+    wants(dozing, DesiredState::Running).await;
+    wants(to_sleep, DesiredState::Hibernated).await;
+    let ended_id = ended.to_string();
+    let end = server
+        .client
+        .delete_session(&ended_id, &Default::default())
+        .await;
+    assert_eq!(end.expect("202").state, SessionState::Running);
+    let urgent = new_session(|session| session.priority = 1000);
+    let urgent = server.client.create_session(&urgent, None).await;
+    let urgent = urgent.expect("201").id;
+    let heir = server.agent("b", "p", "d", 9).await;
+    let mut given = Vec::new();
+    for _ in 0..7 {
+        let next = heir.claim(1, 5.0).await.remove(0);
+        given.push((next.session.id, next.action));
+        let state = match next.action {
+            Action::Terminate => ReportedState::Terminated,
+            Action::Hibernate => ReportedState::Hibernated,
+            _ => ReportedState::Running,
+        };
+        heir.accepts(&next, state).await;
+    }
+    let expected = [
+        (ended, Action::Terminate),
+        (adopted, Action::Adopt),
+        (to_sleep, Action::Hibernate),
+        (dozing, Action::Wake),
+        (sleeping, Action::Wake),
+        (starting, Action::Start),
+        (urgent, Action::Start),
+    ];
+    assert_eq!(given, expected);
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+/// What an agent is not to have now does not stand in front of what it may have.
+#[tokio::test]
+async fn what_avoids_an_agent_does_not_keep_other_work_from_it() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let leaving = server.agent("z", "p", "d", 2).await;
+    server.sessions("p", 2).await;
+    let running = [leaving.runs_one().await, leaving.runs_one().await];
+    let goodbye = server
+        .client
+        .deregister_agent("z", Some(leaving.incarnation), false)
+        .await;
+    goodbye.expect("204");
+    let waiting = server.sessions("p", 2).await;
+    let sql = server.database.client().await;
+    for first in [running[0].session.id, waiting[0].id] {
+        let avoid = format!(
+            "UPDATE sessions SET avoid_agent = 'a', avoid_until = now() + interval '1 hour',
+                queued_at = now() - interval '1 hour' WHERE id = '{first}'"
+        );
+        assert_eq!(sql.execute(&avoid, &[]).await.expect("it avoids"), 1);
+    }
+    let agent = server.agent("a", "p", "d", 9).await;
+    let adopted = agent.claim(1, 5.0).await;
+    assert_eq!(adopted.len(), 1);
+    assert_eq!(adopted[0].session.id, running[1].session.id);
+    agent.accepts(&adopted[0], ReportedState::Running).await;
+    let started = agent.claim(1, 5.0).await;
+    assert_eq!(started.len(), 1);
+    assert_eq!(started[0].session.id, waiting[1].id);
+    // Another agent has them at once, in their turn.
+    let other = server.agent("b", "p", "d", 9).await;
+    let rest: Vec<_> = other.claim(9, 5.0).await;
+    let rest: Vec<_> = rest.iter().map(|given| given.session.id).collect();
+    assert_eq!(rest, [running[0].session.id, waiting[0].id]);
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_session_for_later_becomes_claimable_in_time_and_delays_nobody() {
     let server = TestServer::start().await;

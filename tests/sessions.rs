@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use lessor_protocol::{Action, DesiredState, Outcome, ReportedFailure, ReportedState, SessionState};
+use lessor_protocol::{
+    Action, DesiredState, Outcome, ReportedFailure, ReportedState, SessionState,
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -752,6 +754,12 @@ async fn each_failed_attempt_is_a_leftover_and_a_long_run_clears_the_count() {
     let last = agent.runs_one().await;
     assert_eq!(last.session.attempt, 4);
     assert_eq!(last.session.platform_resource_id, None);
+    agent.accepts(&last, ReportedState::Terminated).await;
+    // A failure that another attempt would not cure is the last, though it is the first.
+    let hopeless = server.session("p").await.id;
+    fails(&agent, false).await;
+    let dead = server.get(hopeless).await;
+    assert_eq!((dead.state, dead.attempt), (SessionState::Failed, 1));
     the_books_agree(&server).await;
     server.stop().await;
 }
