@@ -492,6 +492,88 @@ async fn three_lapses_in_a_row_pass_an_agent_over() {
 }
 
 #[tokio::test]
+async fn lapses_pass_an_agent_over_for_longer_each_time_and_an_acceptance_ends_that() {
+    let server = TestServer::start().await;
+    server
+        .pool("p", |pool| {
+            pool.accept_timeout_seconds = 1.0;
+            pool.backoff_initial_seconds = 100.0;
+            pool.backoff_max_seconds = 1_000.0;
+        })
+        .await;
+    let sql = server.database.client().await;
+    // The sixth lapse in a row, and one that the pool's longest pause cuts short.
+    for (name, before, pause) in [("a", 5, 800), ("b", 20, 1_000)] {
+        let agent = server.agent(name, "p", "d", 2).await;
+        let session = server.session("p").await;
+        assert_eq!(agent.claim(1, 5.0).await.len(), 1);
+        let set = format!("UPDATE agents SET offers_lapsed = {before} WHERE name = '{name}'");
+        assert_eq!(sql.execute(&set, &[]).await.expect("its lapses"), 1);
+        eventually("the offer lapses", || async {
+            server.get(session.id).await.assigned_agent_id.is_none()
+        })
+        .await;
+        let left = format!(
+            "SELECT extract(epoch FROM passed_over_until - now())::bigint FROM agents
+             WHERE name = '{name}'"
+        );
+        let left = count(&server, &left).await;
+        assert!((pause - 60..=pause).contains(&left), "{name}: {left} s");
+        let id = session.id.to_string();
+        let ended = server.client.delete_session(&id, &Default::default()).await;
+        assert_eq!(ended.expect("202").state, SessionState::Terminated);
+    }
+    let agent = server.agent("c", "p", "d", 2).await;
+    server.session("p").await;
+    let offered = agent.claim(1, 5.0).await.remove(0);
+    let set = "UPDATE agents SET offers_lapsed = 3, passed_over_until = now() + interval '1 hour'
+        WHERE name = 'c'";
+    assert_eq!(sql.execute(set, &[]).await.expect("its lapses"), 1);
+    let next = server.session("p").await;
+    agent.accepts(&offered, ReportedState::Running).await;
+    assert_eq!(agent.claim(1, 5.0).await[0].session.id, next.id);
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_report_on_an_older_generation_acknowledges_nothing() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 2).await;
+    server.session("p").await;
+    let start = agent.claim(1, 5.0).await.remove(0);
+    agent.accepts(&start, ReportedState::Starting).await;
+    let id = start.session.id;
+    let patch = SessionPatch {
+        desired_state: Some(DesiredState::Hibernated),
+        ..SessionPatch::default()
+    };
+    let patched = server.client.patch_session(&id.to_string(), &patch).await;
+    assert_eq!(patched.expect("it may").generation, start.generation + 1);
+    // What it saw before it heard of that is taken, and it is told all the same.
+    let mut seen = report(&start, ReportedState::Starting);
+    seen.platform_resource_id = Some(Some("seen".to_owned()));
+    let results = agent.try_report(vec![seen]).await.expect("an answer");
+    assert_eq!(results[0].outcome, Outcome::Accepted);
+    let now = server.get(id).await;
+    assert_eq!(now.platform_resource_id.as_deref(), Some("seen"));
+    assert_eq!(now.observed_generation, start.generation);
+    let told = agent.claim(1, 5.0).await.remove(0);
+    assert_eq!(
+        (told.session.id, told.action, told.generation),
+        (id, Action::Hibernate, start.generation + 1)
+    );
+    assert_eq!(told.lease_epoch, start.lease_epoch);
+    // It came up while that was told: what is wanted forbids nothing that was observed.
+    let came_up = agent.accepts(&start, ReportedState::Running).await;
+    assert_eq!(came_up.state, Some(SessionState::Running));
+    agent.accepts(&told, ReportedState::Hibernated).await;
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn declined_hands_an_offer_back_at_once() {
     let server = TestServer::start().await;
     server.pool("p", |_| {}).await;

@@ -678,6 +678,36 @@ async fn on_lost_restart_lets_its_own_domain_adopt_when_that_comes_first() {
 }
 
 #[tokio::test]
+async fn the_time_of_a_lost_domain_begins_anew_when_an_agent_has_been_there() {
+    let server = server_with(|pool| {
+        pool.adopt_timeout_seconds = 600.0;
+        pool.on_lost = OnLost::Fail;
+    })
+    .await;
+    let mut agent = server.agent("a", "p", "here", 1).await;
+    let session = run(&server, &agent, 1).await.remove(0).session.id;
+    let sql = server.database.client().await;
+    for turn in 0..2 {
+        if turn > 0 {
+            agent.restart(&[]).await;
+        }
+        let goodbye = server
+            .client
+            .deregister_agent("a", Some(agent.incarnation), false)
+            .await;
+        goodbye.expect("204");
+        let recent = "SELECT count(*) FROM resource_domains
+            WHERE name = 'here' AND lost_since > now() - interval '300 seconds'";
+        assert_eq!(count(&server, recent).await, 1, "turn {turn}");
+        let earlier =
+            "UPDATE resource_domains SET lost_since = lost_since - interval '500 seconds'";
+        assert_eq!(sql.execute(earlier, &[]).await.expect("a while"), 1);
+    }
+    assert_eq!(server.get(session).await.state, SessionState::Running);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn on_lost_fail_makes_a_dead_letter_and_a_leftover() {
     let server = server_that_loses_domains(OnLost::Fail).await;
     let agent = server.agent("a", "p", "here", 1).await;
