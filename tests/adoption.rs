@@ -657,6 +657,63 @@ async fn an_agent_that_beats_keeps_what_it_holds() {
     server.stop().await;
 }
 
+/// However a lease ended: what is assigned to an agent that is not live is found.
+#[tokio::test]
+async fn a_session_whose_agent_is_not_live_is_found_by_the_sweep() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 1).await;
+    let session = server.session("p").await.id;
+    agent.runs_one().await;
+    let heir = server.agent("b", "p", "d", 1).await;
+    let sql = server.database.client().await;
+    let ended = "UPDATE agents SET live = false, expired_at = now() WHERE name = 'a'";
+    assert_eq!(sql.execute(ended, &[]).await.expect("its lease"), 1);
+    let adopted = heir.claim(1, 40.0).await;
+    assert_eq!(adopted.len(), 1);
+    assert_eq!(
+        (adopted[0].session.id, adopted[0].action),
+        (session, Action::Adopt)
+    );
+    assert_eq!(
+        ends(&server, session).await,
+        [Some(EndReason::LeaseExpired), None]
+    );
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+/// A renewal that was begun before the lease ended, and is committed after it: it counts.
+#[tokio::test]
+async fn a_beat_that_is_being_written_wins_over_the_expiry() {
+    let server = server_with(|pool| pool.lease_ttl_seconds = 2.0).await;
+    let agent = server.agent("a", "p", "d", 1).await;
+    let session = server.session("p").await;
+    agent.runs_one().await;
+    server.agent("b", "p", "d", 1).await;
+    let ends_at = "SELECT (extract(epoch FROM max(lease_expires_at)) * 1000)::bigint FROM agents";
+    let ends_at = count(&server, ends_at).await;
+    let sql = server.database.client().await;
+    sql.batch_execute(
+        "BEGIN; UPDATE agents SET lease_expires_at = now() + interval '1 hour' WHERE name = 'a'",
+    )
+    .await
+    .expect("its row is held");
+    let passed = format!(
+        "SELECT (extract(epoch FROM clock_timestamp()) * 1000 > {ends_at} + 1500)::int::bigint"
+    );
+    eventually("the lease that is seen outside has ended", || async {
+        count(&server, &passed).await == 1
+    })
+    .await;
+    sql.batch_execute("COMMIT").await.expect("it is renewed");
+    eventually("the silent one expires", || is_expired(&server, "b")).await;
+    assert!(!is_expired(&server, "a").await);
+    agent.beat().await.expect("its lease holds");
+    assert_eq!(ends(&server, session.id).await, [None]);
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_parked_poll_ends_with_what_was_taken() {
     let server = server_with(|pool| {

@@ -9,7 +9,7 @@ use lessor_protocol::{
 };
 
 use crate::support::checks::{count, ends, ledger, refused, the_books_agree};
-use crate::support::{TestServer, database, eventually, report};
+use crate::support::{TestAgent, TestServer, database, eventually, report};
 
 #[tokio::test]
 async fn a_session_goes_from_post_to_running_to_terminated() {
@@ -343,6 +343,131 @@ async fn a_parked_claim_is_judged_by_the_agents_row_as_it_is_now() {
     server.stop().await;
 }
 
+/// Dispatchers of several servers do not wait for each other's sessions.
+#[tokio::test]
+async fn a_session_that_somebody_else_is_changing_stands_in_nobodys_way() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let leaving = server.agent("z", "p", "d", 2).await;
+    server.sessions("p", 2).await;
+    let running = [leaving.runs_one().await, leaving.runs_one().await];
+    let goodbye = server
+        .client
+        .deregister_agent("z", Some(leaving.incarnation), false)
+        .await;
+    goodbye.expect("204");
+    let waiting = server.sessions("p", 2).await;
+    let sql = server.database.client().await;
+    let lock = async |id: uuid::Uuid| {
+        let lock = format!("BEGIN; SELECT FROM sessions WHERE id = '{id}' FOR UPDATE");
+        sql.batch_execute(&lock).await.expect("its row is locked");
+    };
+    let agent = server.agent("a", "p", "d", 9).await;
+    for [first, second] in [
+        [running[0].session.id, running[1].session.id],
+        [waiting[0].id, waiting[1].id],
+    ] {
+        lock(first).await;
+        let given = agent.claim(1, 0.0).await;
+        assert_eq!(given.len(), 1);
+        assert_eq!(given[0].session.id, second);
+        // Nor does one that the agent itself is to be told of again.
+        sql.batch_execute("COMMIT").await.expect("it is free");
+        lock(second).await;
+        let given = agent.claim(1, 0.0).await;
+        assert_eq!(given.len(), 1);
+        assert_eq!(given[0].session.id, first);
+        sql.batch_execute("COMMIT").await.expect("it is free");
+        for _ in 0..2 {
+            let told = agent.claim(1, 5.0).await.remove(0);
+            agent.accepts(&told, ReportedState::Running).await;
+        }
+    }
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+/// Changes that nobody was told of are found by a look of the dispatcher's own.
+#[tokio::test]
+async fn a_notification_that_is_lost_delays_work_and_no_more() {
+    let server = TestServer::start().await;
+    let sql = server.database.client().await;
+    for pool in ["start", "adopt", "held", "superseded"] {
+        server.pool(pool, |_| {}).await;
+    }
+    let holder = server.agent("holder", "held", "d", 1).await;
+    let held = server.session("held").await.id;
+    // A claim that does not wait, so that no timer of its own comes later.
+    let given = holder.claim(1, 0.0).await.remove(0);
+    holder.accepts(&given, ReportedState::Running).await;
+    let gone = server.agent("gone", "adopt", "d", 1).await;
+    let orphan = server.session("adopt").await.id;
+    gone.runs_one().await;
+    let starter = server.agent("starter", "start", "d", 1).await;
+    let heir = server.agent("heir", "adopt", "d", 1).await;
+    let older = server.agent("older", "superseded", "d", 1).await;
+    let polls = [&starter, &heir, &holder, &older].map(|agent| agent.park(1, 50.0));
+    for pool in ["start", "adopt", "held", "superseded"] {
+        server.has_parked(pool, 1).await;
+    }
+    sql.batch_execute(&format!(
+        "INSERT INTO sessions (id, agent_pool, platform, spec, desired_state, state, restart,
+             created_at, updated_at, queued_at)
+         VALUES (gen_random_uuid(), 'start', 'process', '{{}}', 'running', 'pending', 'on_failure',
+             now(), now(), now());
+         UPDATE sessions SET assigned_agent_id = NULL, assigned_incarnation = NULL,
+             assigned_action = NULL, deliver_at = NULL, phase_deadline_at = NULL
+         WHERE id = '{orphan}';
+         UPDATE sessions SET desired_state = 'hibernated', generation = generation + 1,
+             deliver_at = now(), deliveries = 0 WHERE id = '{held}';
+         UPDATE agents SET claim_number = claim_number + 1 WHERE name = 'older'"
+    ))
+    .await
+    .expect("it changes");
+    let began = Instant::now();
+    let [started, adopted, told, superseded] = polls;
+    for (poll, action, id) in [
+        (started, Action::Start, None),
+        (adopted, Action::Adopt, Some(orphan)),
+        (told, Action::Hibernate, Some(held)),
+    ] {
+        let claimed = poll.await.expect("the task").expect("it may claim");
+        assert_eq!(claimed.assignments.len(), 1, "{action}");
+        let given = &claimed.assignments[0];
+        assert_eq!(given.action, action);
+        assert!(id.is_none_or(|id| given.session.id == id));
+    }
+    let refusal = refused(superseded.await.expect("the task"));
+    assert_eq!(refusal, ProblemCode::ClaimSuperseded);
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    server.stop().await;
+}
+
+/// After the database was restored from a copy, no number is given out a second time.
+#[tokio::test]
+async fn epochs_and_incarnations_do_not_fall_below_the_floor() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let mut agent = server.agent("a", "p", "d", 2).await;
+    server.session("p").await;
+    let held = agent.runs_one().await;
+    let sql = server.database.client().await;
+    sql.batch_execute("UPDATE fences SET lease_epoch_floor = 5000, incarnation_floor = 7000")
+        .await
+        .expect("the floor is raised");
+    let registered = agent.restart(&TestAgent::held(&[held])).await;
+    assert_eq!(registered.incarnation, 7000);
+    assert_eq!(registered.keep[0].lease_epoch, 5000);
+    server.session("p").await;
+    assert_eq!(agent.claim(1, 5.0).await[0].lease_epoch, 5000);
+    // And above it they rise as ever.
+    let registered = agent.restart(&registered.keep).await;
+    assert_eq!(registered.incarnation, 7001);
+    assert_eq!(registered.keep[0].lease_epoch, 5001);
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_claim_waits_for_an_expiry_that_is_being_written() {
     let server = TestServer::start().await;
@@ -533,6 +658,30 @@ async fn lapses_pass_an_agent_over_for_longer_each_time_and_an_acceptance_ends_t
     agent.accepts(&offered, ReportedState::Running).await;
     assert_eq!(agent.claim(1, 5.0).await[0].session.id, next.id);
     the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_held_is_told_again_at_the_latest_at_the_accept_timeout() {
+    let server = TestServer::start().await;
+    server
+        .pool("p", |pool| pool.accept_timeout_seconds = 30.0)
+        .await;
+    let agent = server.agent("a", "p", "d", 1).await;
+    let session = server.session("p").await;
+    agent.runs_one().await;
+    let id = session.id.to_string();
+    let ended = server.client.delete_session(&id, &Default::default()).await;
+    assert_eq!(ended.expect("202").state, SessionState::Running);
+    assert_eq!(agent.claim(1, 5.0).await.len(), 1);
+    let sql = server.database.client().await;
+    sql.batch_execute("UPDATE sessions SET deliveries = 12, deliver_at = now()")
+        .await
+        .expect("it was told often");
+    assert_eq!(agent.claim(1, 5.0).await.len(), 1);
+    let pause = "SELECT extract(epoch FROM deliver_at - now())::bigint FROM sessions";
+    let pause = count(&server, pause).await;
+    assert!((10..=30).contains(&pause), "{pause} s");
     server.stop().await;
 }
 
