@@ -338,6 +338,132 @@ async fn a_hanging_start_is_given_to_another_once_the_loss_is_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_holder_that_ignores_a_wanted_end_loses_it_and_one_that_came_up_keeps_its_session() {
+    let server = server_with(|pool| {
+        pool.lease_ttl_seconds = 60.0;
+        pool.start_timeout_seconds = 2.0;
+        pool.terminate_timeout_seconds = 3.0;
+    })
+    .await;
+    let ignores = server.agent("a", "p", "d", 2).await;
+    let other = server.agent("b", "p", "d", 2).await;
+    let [kept, ended] = [server.session("p").await.id, server.session("p").await.id];
+    for _ in 0..2 {
+        let start = ignores.claim(1, 5.0).await.remove(0);
+        ignores.accepts(&start, ReportedState::Starting).await;
+        ignores.accepts(&start, ReportedState::Running).await;
+    }
+    delete(&server, ended).await;
+    is_told_lost(&ignores, ended).await;
+    assert_eq!(ends(&server, ended).await, [Some(EndReason::TimedOut)]);
+    let epoch = ledger(&server, ended).await[0].lease_epoch;
+    let body = Heartbeat {
+        incarnation: ignores.incarnation,
+        activity: Vec::new(),
+        dropped: vec![HeldSession {
+            session_id: ended,
+            lease_epoch: epoch,
+        }],
+    };
+    let told = ignores.client.heartbeat("a", &body).await;
+    assert!(told.expect("it beats").lost.is_empty());
+    let end = other.claim(1, 20.0).await.remove(0);
+    assert_eq!((end.session.id, end.action), (ended, Action::Terminate));
+    other.accepts(&end, ReportedState::Terminated).await;
+    // The other one came up before that, and its deadline with it: a later one has passed.
+    let now = server.get(kept).await;
+    assert_eq!(
+        (now.state, now.assigned_agent_id.as_deref()),
+        (SessionState::Running, Some("a"))
+    );
+    assert_eq!(ends(&server, kept).await, [None]);
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_made_no_progress_is_not_preferred_for_another_try() {
+    let server = server_with(|pool| {
+        pool.lease_ttl_seconds = 60.0;
+        pool.start_timeout_seconds = 1.0;
+        pool.accept_timeout_seconds = 60.0;
+    })
+    .await;
+    let other = server.agent("b", "p", "d", 5).await;
+    server.session("p").await;
+    other.runs_one().await;
+    let hangs = server.agent("a", "p", "d", 5).await;
+    let session = server.session("p").await;
+    let start = hangs.claim(1, 5.0).await.remove(0);
+    hangs.accepts(&start, ReportedState::Starting).await;
+    is_told_lost(&hangs, session.id).await;
+    // It is the emptier one, and waits beside the other.
+    let waiting = hangs.park(1, 55.0);
+    let parked = other.park(1, 55.0);
+    server.has_parked("p", 2).await;
+    acknowledge(&hangs, &start).await;
+    let given = parked.await.expect("the task").expect("it may claim");
+    assert_eq!(given.assignments.len(), 1);
+    assert_eq!(given.assignments[0].session.id, session.id);
+    assert!(!waiting.is_finished());
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+/// Agents of two domains are looked at together, and the work of one goes to its own agent only.
+#[tokio::test]
+async fn a_stranger_in_the_same_round_is_given_nothing_of_another_domain() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let leaving = server.agent("c", "p", "d", 1).await;
+    let session = server.session("p").await.id;
+    leaving.runs_one().await;
+    let heir = server.agent("b", "p", "d", 1).await;
+    let stranger = server.agent("a", "p", "elsewhere", 1).await;
+    let first = server.agent("0", "p", "far", 1).await;
+    let waiting = [first.park(1, 55.0), heir.park(1, 55.0)];
+    server.has_parked("p", 2).await;
+    // While a round waits for the first one's row, work and another claim gather for the next.
+    let sql = server.database.client().await;
+    sql.batch_execute("BEGIN; SELECT FROM agents WHERE name = '0' FOR UPDATE")
+        .await
+        .expect("its row is locked");
+    let new = server.session("p").await.id;
+    let waits = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("a round waits for the row", || async {
+        count(&server, waits).await > 0
+    })
+    .await;
+    let parked = stranger.park(1, 55.0);
+    let claims = "SELECT claim_number FROM agents WHERE name = 'a'";
+    eventually("the stranger claims", || async {
+        count(&server, claims).await == 1
+    })
+    .await;
+    server
+        .client
+        .deregister_agent("c", Some(leaving.incarnation), false)
+        .await
+        .expect("204");
+    sql.batch_execute("COMMIT").await.expect("it is free");
+    let mut given = Vec::new();
+    for poll in waiting {
+        let claimed = poll.await.expect("the task").expect("it may claim");
+        given.extend(
+            claimed
+                .assignments
+                .into_iter()
+                .map(|a| (a.session.id, a.action)),
+        );
+    }
+    assert_eq!(given, [(new, Action::Start), (session, Action::Adopt)]);
+    assert!(!parked.is_finished());
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_loss_that_nobody_acknowledges_lasts_until_the_old_lease_has_run_out() {
     let server = server_with(|pool| pool.start_timeout_seconds = 1.0).await;
     let hangs = server.agent("a", "p", "d", 1).await;
@@ -528,6 +654,63 @@ async fn an_agent_that_beats_keeps_what_it_holds() {
     assert_eq!(ends(&server, session.id).await, [None]);
     assert_eq!(refused(silent.beat().await), ProblemCode::LeaseExpired);
     beating.abort();
+    server.stop().await;
+}
+
+/// However a lease ended: what is assigned to an agent that is not live is found.
+#[tokio::test]
+async fn a_session_whose_agent_is_not_live_is_found_by_the_sweep() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 1).await;
+    let session = server.session("p").await.id;
+    agent.runs_one().await;
+    let heir = server.agent("b", "p", "d", 1).await;
+    let sql = server.database.client().await;
+    let ended = "UPDATE agents SET live = false, expired_at = now() WHERE name = 'a'";
+    assert_eq!(sql.execute(ended, &[]).await.expect("its lease"), 1);
+    let adopted = heir.claim(1, 40.0).await;
+    assert_eq!(adopted.len(), 1);
+    assert_eq!(
+        (adopted[0].session.id, adopted[0].action),
+        (session, Action::Adopt)
+    );
+    assert_eq!(
+        ends(&server, session).await,
+        [Some(EndReason::LeaseExpired), None]
+    );
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+/// A renewal that was begun before the lease ended, and is committed after it: it counts.
+#[tokio::test]
+async fn a_beat_that_is_being_written_wins_over_the_expiry() {
+    let server = server_with(|pool| pool.lease_ttl_seconds = 2.0).await;
+    let agent = server.agent("a", "p", "d", 1).await;
+    let session = server.session("p").await;
+    agent.runs_one().await;
+    server.agent("b", "p", "d", 1).await;
+    let ends_at = "SELECT (extract(epoch FROM max(lease_expires_at)) * 1000)::bigint FROM agents";
+    let ends_at = count(&server, ends_at).await;
+    let sql = server.database.client().await;
+    sql.batch_execute(
+        "BEGIN; UPDATE agents SET lease_expires_at = now() + interval '1 hour' WHERE name = 'a'",
+    )
+    .await
+    .expect("its row is held");
+    let passed = format!(
+        "SELECT (extract(epoch FROM clock_timestamp()) * 1000 > {ends_at} + 1500)::int::bigint"
+    );
+    eventually("the lease that is seen outside has ended", || async {
+        count(&server, &passed).await == 1
+    })
+    .await;
+    sql.batch_execute("COMMIT").await.expect("it is renewed");
+    eventually("the silent one expires", || is_expired(&server, "b")).await;
+    assert!(!is_expired(&server, "a").await);
+    agent.beat().await.expect("its lease holds");
+    assert_eq!(ends(&server, session.id).await, [None]);
     server.stop().await;
 }
 

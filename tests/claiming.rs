@@ -8,8 +8,8 @@ use lessor_protocol::{
     ReportCode, ReportedFailure, ReportedState, Scheduling, SessionPatch, SessionState,
 };
 
-use crate::support::checks::{ends, ledger, refused, the_books_agree};
-use crate::support::{TestServer, database, eventually, report};
+use crate::support::checks::{count, ends, ledger, refused, the_books_agree};
+use crate::support::{TestAgent, TestServer, database, eventually, report};
 
 #[tokio::test]
 async fn a_session_goes_from_post_to_running_to_terminated() {
@@ -62,10 +62,21 @@ async fn one_session_wakes_one_of_two_hundred_parked_agents_with_one_statement()
     }
     server.has_parked("p", 200).await;
     let before = server.metric("lessor_claim_statements_total").await;
+    // A row that is locked or written has another version or another locker than before.
+    let sql = server.database.client().await;
+    sql.batch_execute(
+        "CREATE TEMP TABLE seen AS SELECT name, ctid AS at, xmax::text AS locker FROM agents",
+    )
+    .await
+    .expect("a copy");
     let session = server.session("p").await;
     server.has_parked("p", 199).await;
     let after = server.metric("lessor_claim_statements_total").await;
     assert!(after - before <= 1.0, "{} statements", after - before);
+    let looked_at = "SELECT count(*) FROM agents a JOIN seen s USING (name)
+        WHERE a.ctid <> s.at OR a.xmax::text <> s.locker";
+    let looked_at: i64 = sql.query_one(looked_at, &[]).await.expect("a count").get(0);
+    assert_eq!(looked_at, 1, "of the agents' rows");
     server.stop().await;
     let mut given = Vec::new();
     for (agent, poll) in polls {
@@ -177,6 +188,34 @@ async fn a_claim_for_no_sessions_gets_only_work_on_what_is_held() {
 }
 
 #[tokio::test]
+async fn what_is_told_again_comes_first_and_counts_within_max_sessions() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 9).await;
+    server.sessions("p", 6).await;
+    let offered = agent.claim(3, 5.0).await;
+    assert_eq!(offered.len(), 3);
+    let known = |given: &lessor_protocol::Assignment| {
+        offered
+            .iter()
+            .any(|o| (o.session.id, o.lease_epoch) == (given.session.id, given.lease_epoch))
+    };
+    // Three are to be told again, and there is room for two.
+    let again = agent.claim(2, 5.0).await;
+    assert_eq!(again.len(), 2, "{again:#?}");
+    assert!(again.iter().all(known), "{again:#?}");
+    for told in &again {
+        agent.accepts(told, ReportedState::Starting).await;
+    }
+    // One is still to be told again; the place that is left goes to a new one.
+    let next = agent.claim(2, 5.0).await;
+    assert_eq!(next.len(), 2, "{next:#?}");
+    assert_eq!(next.iter().filter(|given| known(given)).count(), 1);
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn what_was_not_reported_on_is_told_again_at_once_and_then_after_1_and_2_seconds() {
     let server = TestServer::start().await;
     server
@@ -256,6 +295,201 @@ async fn the_newest_claim_wins_across_servers() {
     let claimed = newer.await.expect("the task").expect("it may claim");
     assert_eq!(claimed.assignments[0].session.id, session.id);
     beside.stop().await;
+    server.stop().await;
+}
+
+/// What another server has written about an agent, while this one has heard nothing of it.
+#[tokio::test]
+async fn a_parked_claim_is_judged_by_the_agents_row_as_it_is_now() {
+    let server = TestServer::start().await;
+    let sql = server.database.client().await;
+    for (pool, change, refusal) in [
+        (
+            "expired",
+            "live = false, expired_at = now()",
+            Some(ProblemCode::LeaseExpired),
+        ),
+        (
+            "superseded",
+            "incarnation = incarnation + 1",
+            Some(ProblemCode::AgentSuperseded),
+        ),
+        (
+            "claimed-again",
+            "claim_number = claim_number + 1",
+            Some(ProblemCode::ClaimSuperseded),
+        ),
+        ("cordoned", "cordoned = true, cordon_since = now()", None),
+    ] {
+        server.pool(pool, |_| {}).await;
+        let agent = server.agent(pool, pool, "d", 2).await;
+        let parked = agent.park(1, 50.0);
+        server.has_parked(pool, 1).await;
+        let update = format!("UPDATE agents SET {change} WHERE name = '{pool}'");
+        assert_eq!(sql.execute(&update, &[]).await.expect(pool), 1);
+        let session = server.session(pool).await;
+        let answer = parked.await.expect("the task");
+        match refusal {
+            Some(refusal) => assert_eq!(refused(answer), refusal),
+            None => {
+                let told = answer.expect("it may claim");
+                assert_eq!(told.scheduling, Scheduling::Cordoned);
+                assert!(told.assignments.is_empty(), "{told:?}");
+            }
+        }
+        // Nor was it offered the session for a moment.
+        assert!(ledger(&server, session.id).await.is_empty(), "{pool}");
+    }
+    server.stop().await;
+}
+
+/// Dispatchers of several servers do not wait for each other's sessions.
+#[tokio::test]
+async fn a_session_that_somebody_else_is_changing_stands_in_nobodys_way() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let leaving = server.agent("z", "p", "d", 2).await;
+    server.sessions("p", 2).await;
+    let running = [leaving.runs_one().await, leaving.runs_one().await];
+    let goodbye = server
+        .client
+        .deregister_agent("z", Some(leaving.incarnation), false)
+        .await;
+    goodbye.expect("204");
+    let waiting = server.sessions("p", 2).await;
+    let sql = server.database.client().await;
+    let lock = async |id: uuid::Uuid| {
+        let lock = format!("BEGIN; SELECT FROM sessions WHERE id = '{id}' FOR UPDATE");
+        sql.batch_execute(&lock).await.expect("its row is locked");
+    };
+    let agent = server.agent("a", "p", "d", 9).await;
+    for [first, second] in [
+        [running[0].session.id, running[1].session.id],
+        [waiting[0].id, waiting[1].id],
+    ] {
+        lock(first).await;
+        let given = agent.claim(1, 0.0).await;
+        assert_eq!(given.len(), 1);
+        assert_eq!(given[0].session.id, second);
+        // Nor does one that the agent itself is to be told of again.
+        sql.batch_execute("COMMIT").await.expect("it is free");
+        lock(second).await;
+        let given = agent.claim(1, 0.0).await;
+        assert_eq!(given.len(), 1);
+        assert_eq!(given[0].session.id, first);
+        sql.batch_execute("COMMIT").await.expect("it is free");
+        for _ in 0..2 {
+            let told = agent.claim(1, 5.0).await.remove(0);
+            agent.accepts(&told, ReportedState::Running).await;
+        }
+    }
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+/// Changes that nobody was told of are found by a look of the dispatcher's own.
+#[tokio::test]
+async fn a_notification_that_is_lost_delays_work_and_no_more() {
+    let server = TestServer::start().await;
+    let sql = server.database.client().await;
+    for pool in ["start", "adopt", "held", "superseded"] {
+        server.pool(pool, |_| {}).await;
+    }
+    let holder = server.agent("holder", "held", "d", 1).await;
+    let held = server.session("held").await.id;
+    // A claim that does not wait, so that no timer of its own comes later.
+    let given = holder.claim(1, 0.0).await.remove(0);
+    holder.accepts(&given, ReportedState::Running).await;
+    let gone = server.agent("gone", "adopt", "d", 1).await;
+    let orphan = server.session("adopt").await.id;
+    gone.runs_one().await;
+    let starter = server.agent("starter", "start", "d", 1).await;
+    let heir = server.agent("heir", "adopt", "d", 1).await;
+    let older = server.agent("older", "superseded", "d", 1).await;
+    let polls = [&starter, &heir, &holder, &older].map(|agent| agent.park(1, 50.0));
+    for pool in ["start", "adopt", "held", "superseded"] {
+        server.has_parked(pool, 1).await;
+    }
+    sql.batch_execute(&format!(
+        "INSERT INTO sessions (id, agent_pool, platform, spec, desired_state, state, restart,
+             created_at, updated_at, queued_at)
+         VALUES (gen_random_uuid(), 'start', 'process', '{{}}', 'running', 'pending', 'on_failure',
+             now(), now(), now());
+         UPDATE sessions SET assigned_agent_id = NULL, assigned_incarnation = NULL,
+             assigned_action = NULL, deliver_at = NULL, phase_deadline_at = NULL
+         WHERE id = '{orphan}';
+         UPDATE sessions SET desired_state = 'hibernated', generation = generation + 1,
+             deliver_at = now(), deliveries = 0 WHERE id = '{held}';
+         UPDATE agents SET claim_number = claim_number + 1 WHERE name = 'older'"
+    ))
+    .await
+    .expect("it changes");
+    let began = Instant::now();
+    let [started, adopted, told, superseded] = polls;
+    for (poll, action, id) in [
+        (started, Action::Start, None),
+        (adopted, Action::Adopt, Some(orphan)),
+        (told, Action::Hibernate, Some(held)),
+    ] {
+        let claimed = poll.await.expect("the task").expect("it may claim");
+        assert_eq!(claimed.assignments.len(), 1, "{action}");
+        let given = &claimed.assignments[0];
+        assert_eq!(given.action, action);
+        assert!(id.is_none_or(|id| given.session.id == id));
+    }
+    let refusal = refused(superseded.await.expect("the task"));
+    assert_eq!(refusal, ProblemCode::ClaimSuperseded);
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    server.stop().await;
+}
+
+/// After the database was restored from a copy, no number is given out a second time.
+#[tokio::test]
+async fn epochs_and_incarnations_do_not_fall_below_the_floor() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let mut agent = server.agent("a", "p", "d", 2).await;
+    server.session("p").await;
+    let held = agent.runs_one().await;
+    let sql = server.database.client().await;
+    sql.batch_execute("UPDATE fences SET lease_epoch_floor = 5000, incarnation_floor = 7000")
+        .await
+        .expect("the floor is raised");
+    let registered = agent.restart(&TestAgent::held(&[held])).await;
+    assert_eq!(registered.incarnation, 7000);
+    assert_eq!(registered.keep[0].lease_epoch, 5000);
+    server.session("p").await;
+    assert_eq!(agent.claim(1, 5.0).await[0].lease_epoch, 5000);
+    // And above it they rise as ever.
+    let registered = agent.restart(&registered.keep).await;
+    assert_eq!(registered.incarnation, 7001);
+    assert_eq!(registered.keep[0].lease_epoch, 5001);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_claim_waits_for_an_expiry_that_is_being_written() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 2).await;
+    let parked = agent.park(1, 50.0);
+    server.has_parked("p", 1).await;
+    let sql = server.database.client().await;
+    sql.batch_execute("BEGIN; UPDATE agents SET live = false, expired_at = now() WHERE name = 'a'")
+        .await
+        .expect("its row is locked");
+    let session = server.session("p").await;
+    let waits = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("the claim waits for the row", || async {
+        count(&server, waits).await > 0
+    })
+    .await;
+    sql.batch_execute("COMMIT").await.expect("it has expired");
+    let refusal = refused(parked.await.expect("the task"));
+    assert_eq!(refusal, ProblemCode::LeaseExpired);
+    assert!(ledger(&server, session.id).await.is_empty());
     server.stop().await;
 }
 
@@ -371,6 +605,119 @@ async fn three_lapses_in_a_row_pass_an_agent_over() {
         .await;
     let more = server.session("p").await;
     assert_eq!(a.claim(1, 5.0).await[0].session.id, more.id);
+    eventually("the offer lapses", || async {
+        server.get(more.id).await.assigned_agent_id.is_none()
+    })
+    .await;
+    let in_a_row = "SELECT offers_lapsed::bigint FROM agents
+        WHERE name = 'a' AND coalesce(passed_over_until, now()) <= now()";
+    assert_eq!(count(&server, in_a_row).await, 1);
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn lapses_pass_an_agent_over_for_longer_each_time_and_an_acceptance_ends_that() {
+    let server = TestServer::start().await;
+    server
+        .pool("p", |pool| {
+            pool.accept_timeout_seconds = 1.0;
+            pool.backoff_initial_seconds = 100.0;
+            pool.backoff_max_seconds = 1_000.0;
+        })
+        .await;
+    let sql = server.database.client().await;
+    // The sixth lapse in a row, and one that the pool's longest pause cuts short.
+    for (name, before, pause) in [("a", 5, 800), ("b", 20, 1_000)] {
+        let agent = server.agent(name, "p", "d", 2).await;
+        let session = server.session("p").await;
+        assert_eq!(agent.claim(1, 5.0).await.len(), 1);
+        let set = format!("UPDATE agents SET offers_lapsed = {before} WHERE name = '{name}'");
+        assert_eq!(sql.execute(&set, &[]).await.expect("its lapses"), 1);
+        eventually("the offer lapses", || async {
+            server.get(session.id).await.assigned_agent_id.is_none()
+        })
+        .await;
+        let left = format!(
+            "SELECT extract(epoch FROM passed_over_until - now())::bigint FROM agents
+             WHERE name = '{name}'"
+        );
+        let left = count(&server, &left).await;
+        assert!((pause - 60..=pause).contains(&left), "{name}: {left} s");
+        let id = session.id.to_string();
+        let ended = server.client.delete_session(&id, &Default::default()).await;
+        assert_eq!(ended.expect("202").state, SessionState::Terminated);
+    }
+    let agent = server.agent("c", "p", "d", 2).await;
+    server.session("p").await;
+    let offered = agent.claim(1, 5.0).await.remove(0);
+    let set = "UPDATE agents SET offers_lapsed = 3, passed_over_until = now() + interval '1 hour'
+        WHERE name = 'c'";
+    assert_eq!(sql.execute(set, &[]).await.expect("its lapses"), 1);
+    let next = server.session("p").await;
+    agent.accepts(&offered, ReportedState::Running).await;
+    assert_eq!(agent.claim(1, 5.0).await[0].session.id, next.id);
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_held_is_told_again_at_the_latest_at_the_accept_timeout() {
+    let server = TestServer::start().await;
+    server
+        .pool("p", |pool| pool.accept_timeout_seconds = 30.0)
+        .await;
+    let agent = server.agent("a", "p", "d", 1).await;
+    let session = server.session("p").await;
+    agent.runs_one().await;
+    let id = session.id.to_string();
+    let ended = server.client.delete_session(&id, &Default::default()).await;
+    assert_eq!(ended.expect("202").state, SessionState::Running);
+    assert_eq!(agent.claim(1, 5.0).await.len(), 1);
+    let sql = server.database.client().await;
+    sql.batch_execute("UPDATE sessions SET deliveries = 12, deliver_at = now()")
+        .await
+        .expect("it was told often");
+    assert_eq!(agent.claim(1, 5.0).await.len(), 1);
+    let pause = "SELECT extract(epoch FROM deliver_at - now())::bigint FROM sessions";
+    let pause = count(&server, pause).await;
+    assert!((10..=30).contains(&pause), "{pause} s");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_report_on_an_older_generation_acknowledges_nothing() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 2).await;
+    server.session("p").await;
+    let start = agent.claim(1, 5.0).await.remove(0);
+    agent.accepts(&start, ReportedState::Starting).await;
+    let id = start.session.id;
+    let patch = SessionPatch {
+        desired_state: Some(DesiredState::Hibernated),
+        ..SessionPatch::default()
+    };
+    let patched = server.client.patch_session(&id.to_string(), &patch).await;
+    assert_eq!(patched.expect("it may").generation, start.generation + 1);
+    // What it saw before it heard of that is taken, and it is told all the same.
+    let mut seen = report(&start, ReportedState::Starting);
+    seen.platform_resource_id = Some(Some("seen".to_owned()));
+    let results = agent.try_report(vec![seen]).await.expect("an answer");
+    assert_eq!(results[0].outcome, Outcome::Accepted);
+    let now = server.get(id).await;
+    assert_eq!(now.platform_resource_id.as_deref(), Some("seen"));
+    assert_eq!(now.observed_generation, start.generation);
+    let told = agent.claim(1, 5.0).await.remove(0);
+    assert_eq!(
+        (told.session.id, told.action, told.generation),
+        (id, Action::Hibernate, start.generation + 1)
+    );
+    assert_eq!(told.lease_epoch, start.lease_epoch);
+    // It came up while that was told: what is wanted forbids nothing that was observed.
+    let came_up = agent.accepts(&start, ReportedState::Running).await;
+    assert_eq!(came_up.state, Some(SessionState::Running));
+    agent.accepts(&told, ReportedState::Hibernated).await;
     the_books_agree(&server).await;
     server.stop().await;
 }
@@ -495,6 +842,120 @@ async fn higher_priority_goes_first_and_then_the_order_of_posting() {
         }
     }
     assert_eq!(got, expected);
+    server.stop().await;
+}
+
+/// Each kind of work before the next, whatever the priority and however long something waits.
+#[tokio::test]
+async fn ends_come_before_adoptions_and_so_on_and_starts_last() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let wants = async |id: uuid::Uuid, desired: DesiredState| {
+        let patch = SessionPatch {
+            desired_state: Some(desired),
+            ..SessionPatch::default()
+        };
+        let id = id.to_string();
+        let patched = server.client.patch_session(&id, &patch).await;
+        patched.expect("it may change");
+    };
+    let leaving = server.agent("a", "p", "d", 9).await;
+    server.sessions("p", 6).await;
+    let held = leaving.claim(6, 5.0).await;
+    let [starting, sleeping, dozing, to_sleep, adopted, ended] =
+        [0, 1, 2, 3, 4, 5].map(|n: usize| held[n].session.id);
+    leaving.accepts(&held[0], ReportedState::Starting).await;
+    for given in &held[1..] {
+        leaving.accepts(given, ReportedState::Running).await;
+    }
+    for (id, state) in [
+        (sleeping, ReportedState::Hibernated),
+        (dozing, ReportedState::Hibernating),
+    ] {
+        wants(id, DesiredState::Hibernated).await;
+        let told = leaving.claim(1, 5.0).await.remove(0);
+        assert_eq!(told.session.id, id);
+        leaving.accepts(&told, state).await;
+    }
+    let goodbye = server
+        .client
+        .deregister_agent("a", Some(leaving.incarnation), false)
+        .await;
+    goodbye.expect("204");
+    wants(sleeping, DesiredState::Running).await;
+    wants(dozing, DesiredState::Running).await;
+    wants(to_sleep, DesiredState::Hibernated).await;
+    let ended_id = ended.to_string();
+    let end = server
+        .client
+        .delete_session(&ended_id, &Default::default())
+        .await;
+    assert_eq!(end.expect("202").state, SessionState::Running);
+    let urgent = new_session(|session| session.priority = 1000);
+    let urgent = server.client.create_session(&urgent, None).await;
+    let urgent = urgent.expect("201").id;
+    let heir = server.agent("b", "p", "d", 9).await;
+    let mut given = Vec::new();
+    for _ in 0..7 {
+        let next = heir.claim(1, 5.0).await.remove(0);
+        given.push((next.session.id, next.action));
+        let state = match next.action {
+            Action::Terminate => ReportedState::Terminated,
+            Action::Hibernate => ReportedState::Hibernated,
+            _ => ReportedState::Running,
+        };
+        heir.accepts(&next, state).await;
+    }
+    let expected = [
+        (ended, Action::Terminate),
+        (adopted, Action::Adopt),
+        (to_sleep, Action::Hibernate),
+        (dozing, Action::Wake),
+        (sleeping, Action::Wake),
+        (starting, Action::Start),
+        (urgent, Action::Start),
+    ];
+    assert_eq!(given, expected);
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+/// What an agent is not to have now does not stand in front of what it may have.
+#[tokio::test]
+async fn what_avoids_an_agent_does_not_keep_other_work_from_it() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let leaving = server.agent("z", "p", "d", 2).await;
+    server.sessions("p", 2).await;
+    let running = [leaving.runs_one().await, leaving.runs_one().await];
+    let goodbye = server
+        .client
+        .deregister_agent("z", Some(leaving.incarnation), false)
+        .await;
+    goodbye.expect("204");
+    let waiting = server.sessions("p", 2).await;
+    let sql = server.database.client().await;
+    for first in [running[0].session.id, waiting[0].id] {
+        let avoid = format!(
+            "UPDATE sessions SET avoid_agent = 'a', avoid_until = now() + interval '1 hour',
+                queued_at = now() - interval '1 hour' WHERE id = '{first}'"
+        );
+        assert_eq!(sql.execute(&avoid, &[]).await.expect("it avoids"), 1);
+    }
+    let agent = server.agent("a", "p", "d", 9).await;
+    let adopted = agent.claim(1, 5.0).await;
+    assert_eq!(adopted.len(), 1);
+    assert_eq!(adopted[0].session.id, running[1].session.id);
+    agent.accepts(&adopted[0], ReportedState::Running).await;
+    let started = agent.claim(1, 5.0).await;
+    assert_eq!(started.len(), 1);
+    assert_eq!(started[0].session.id, waiting[1].id);
+    // Another agent has them at once, in their turn.
+    let other = server.agent("b", "p", "d", 9).await;
+    let rest: Vec<_> = other.claim(9, 5.0).await;
+    let rest: Vec<_> = rest.iter().map(|given| given.session.id).collect();
+    assert_eq!(rest, [running[0].session.id, waiting[0].id]);
+    the_books_agree(&server).await;
     server.stop().await;
 }
 

@@ -353,6 +353,129 @@ async fn who_comes_back_late_and_nobody_took_anything_keeps_it_all() {
 }
 
 #[tokio::test]
+async fn what_was_taken_from_an_agent_is_not_its_to_keep() {
+    let server = server_with(|pool| {
+        pool.lease_ttl_seconds = 60.0;
+        pool.start_timeout_seconds = 1.0;
+    })
+    .await;
+    let mut agent = server.agent("a", "p", "d", 5).await;
+    let session = server.session("p").await.id;
+    let start = agent.claim(1, 5.0).await.remove(0);
+    agent.accepts(&start, ReportedState::Starting).await;
+    eventually("it is taken at its phase deadline", || async {
+        server.get(session).await.assigned_agent_id.is_none()
+    })
+    .await;
+    // Neither a repeated registration nor a new run gets it back under the epoch of before.
+    let held = TestAgent::held(&[start]);
+    for registered in [agent.register(&held).await, agent.restart(&held).await] {
+        assert!(registered.keep.is_empty(), "{registered:?}");
+        assert_eq!(registered.drop.len(), 1);
+        assert_eq!(registered.drop[0].reason, "taken");
+    }
+    assert_eq!(server.get(session).await.assigned_agent_id, None);
+    assert_eq!(ends(&server, session).await, [Some(EndReason::TimedOut)]);
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_ended_or_is_of_another_domain_or_pool_is_dropped() {
+    let server = server_with(|pool| {
+        pool.backoff_initial_seconds = 600.0;
+        pool.backoff_max_seconds = 600.0;
+    })
+    .await;
+    server.pool("q", |_| {}).await;
+    let mut agent = server.agent("a", "p", "here", 9).await;
+    let held = run(&server, &agent, 4).await;
+    // One waits for its next attempt, one has ended, one sleeps; all under the epoch that it has.
+    agent.accepts(&held[0], ReportedState::Failed).await;
+    agent.accepts(&held[1], ReportedState::Terminated).await;
+    let id = held[2].session.id.to_string();
+    let sleep = serde_json::json!({"desired_state": "hibernated"});
+    let sleep = serde_json::from_value(sleep).expect("a patch");
+    server
+        .client
+        .patch_session(&id, &sleep)
+        .await
+        .expect("it is to sleep");
+    let told = agent.claim(1, 5.0).await.remove(0);
+    agent.accepts(&told, ReportedState::Hibernated).await;
+    // And one still runs, with nobody.
+    let goodbye = server
+        .client
+        .deregister_agent("a", Some(agent.incarnation), false)
+        .await;
+    goodbye.expect("204");
+    let held = TestAgent::held(&held);
+    for (pool, domain, last) in [
+        ("p", "there", Some("other_domain")),
+        ("q", "here", Some("other_pool")),
+        ("p", "here", None),
+    ] {
+        agent.pool = pool.to_owned();
+        agent.domain = domain.to_owned();
+        let registered = agent.restart(&held).await;
+        let reasons: Vec<Option<&str>> = held
+            .iter()
+            .map(|held| {
+                let dropped = registered
+                    .drop
+                    .iter()
+                    .find(|dropped| dropped.session_id == held.session_id);
+                dropped.map(|dropped| dropped.reason.as_str())
+            })
+            .collect();
+        let of_the_pool = if pool == "p" { "ended" } else { "other_pool" };
+        assert_eq!(
+            reasons,
+            [Some(of_the_pool), Some("ended"), Some("ended"), last],
+            "{pool} {domain}"
+        );
+        assert_eq!(registered.keep.len(), usize::from(last.is_none()));
+    }
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_accepted_and_never_seen_is_made_anew_under_another_name() {
+    let server = server_with(|_| {}).await;
+    let agent = server.agent("a", "p", "here", 1).await;
+    let session = server.session("p").await.id;
+    let start = agent.claim(1, 5.0).await.remove(0);
+    agent.accepts(&start, ReportedState::Pending).await;
+    let accepted = server.get(session).await;
+    assert_eq!(accepted.resource_domain.as_deref(), Some("here"));
+    let goodbye = server
+        .client
+        .deregister_agent("a", Some(agent.incarnation), false)
+        .await;
+    goodbye.expect("204");
+    // Something may have been made, so the domain has it to delete, and the next name differs.
+    let now = server.get(session).await;
+    assert_eq!(
+        (now.state, now.attempt, now.resource_domain),
+        (SessionState::Pending, 2, None)
+    );
+    assert_eq!(
+        leftovers(&server, session).await,
+        [("here".to_owned(), 1, None)]
+    );
+    let other = server.agent("b", "p", "there", 1).await;
+    let again = other.claim(1, 5.0).await.remove(0);
+    assert_eq!(
+        (again.session.id, again.action, again.session.attempt),
+        (session, Action::Start, 2)
+    );
+    other.accepts(&again, ReportedState::Running).await;
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn an_agent_that_holds_sessions_cannot_move() {
     let server = server_with(|_| {}).await;
     server.pool("q", |_| {}).await;
@@ -555,6 +678,36 @@ async fn on_lost_restart_lets_its_own_domain_adopt_when_that_comes_first() {
 }
 
 #[tokio::test]
+async fn the_time_of_a_lost_domain_begins_anew_when_an_agent_has_been_there() {
+    let server = server_with(|pool| {
+        pool.adopt_timeout_seconds = 600.0;
+        pool.on_lost = OnLost::Fail;
+    })
+    .await;
+    let mut agent = server.agent("a", "p", "here", 1).await;
+    let session = run(&server, &agent, 1).await.remove(0).session.id;
+    let sql = server.database.client().await;
+    for turn in 0..2 {
+        if turn > 0 {
+            agent.restart(&[]).await;
+        }
+        let goodbye = server
+            .client
+            .deregister_agent("a", Some(agent.incarnation), false)
+            .await;
+        goodbye.expect("204");
+        let recent = "SELECT count(*) FROM resource_domains
+            WHERE name = 'here' AND lost_since > now() - interval '300 seconds'";
+        assert_eq!(count(&server, recent).await, 1, "turn {turn}");
+        let earlier =
+            "UPDATE resource_domains SET lost_since = lost_since - interval '500 seconds'";
+        assert_eq!(sql.execute(earlier, &[]).await.expect("a while"), 1);
+    }
+    assert_eq!(server.get(session).await.state, SessionState::Running);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn on_lost_fail_makes_a_dead_letter_and_a_leftover() {
     let server = server_that_loses_domains(OnLost::Fail).await;
     let agent = server.agent("a", "p", "here", 1).await;
@@ -572,6 +725,27 @@ async fn on_lost_fail_makes_a_dead_letter_and_a_leftover() {
         SessionState::Terminated
     );
     assert_eq!(leftovers(&server, session).await.len(), 1);
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn force_ends_nothing_that_a_live_agent_of_the_domain_can_end() {
+    let server = server_with(|_| {}).await;
+    let agent = server.agent("a", "p", "here", 1).await;
+    let session = run(&server, &agent, 1).await.remove(0).session.id;
+    let other = server.agent("b", "p", "here", 1).await;
+    let goodbye = server
+        .client
+        .deregister_agent("a", Some(agent.incarnation), false)
+        .await;
+    goodbye.expect("204");
+    // Held by nobody, but there is one who can.
+    assert_eq!(delete(&server, session, true).await, SessionState::Running);
+    assert!(leftovers(&server, session).await.is_empty());
+    let end = other.claim(1, 5.0).await.remove(0);
+    assert_eq!((end.session.id, end.action), (session, Action::Terminate));
+    other.accepts(&end, ReportedState::Terminated).await;
     the_books_agree(&server).await;
     server.stop().await;
 }

@@ -102,7 +102,7 @@ impl Model {
             }
             self.agent = None;
             self.state = to;
-        } else if to == SessionState::Failed && self.state != SessionState::Failed {
+        } else if to == SessionState::Failed {
             self.agent = None;
             let again = self.desired != DesiredState::Terminated && retryable;
             self.state = if again { SessionState::Pending } else { to };

@@ -3,10 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use lessor_protocol::{Action, DesiredState, ReportedFailure, ReportedState, SessionState};
+use lessor_protocol::{
+    Action, DesiredState, Outcome, ReportedFailure, ReportedState, SessionState,
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::support::checks::{count, leftovers, the_books_agree};
 use crate::support::{TestAgent, TestServer, report};
 
 const POOL: &str = "name platform region lease_ttl_seconds accept_timeout_seconds placement on_lost \
@@ -689,6 +692,139 @@ async fn failures_are_tried_again_until_they_are_dead_letters() {
         (&json!("failed"), &json!(1)),
         "{never}"
     );
+    server.stop().await;
+}
+
+/// What a failed attempt may have left is its domain's to delete, and what ran for long enough has
+/// its tries anew.
+#[tokio::test]
+async fn each_failed_attempt_is_a_leftover_and_a_long_run_clears_the_count() {
+    let server = TestServer::start().await;
+    server
+        .pool("p", |spec| {
+            spec.max_attempts = 2;
+            spec.backoff_initial_seconds = 1.0;
+            spec.backoff_max_seconds = 1.0;
+            spec.attempt_reset_seconds = 600.0;
+        })
+        .await;
+    let agent = server.agent("a", "p", "d", 1).await;
+    let sql = server.database.client().await;
+    let id = server.session("p").await.id;
+    let resource = Some(format!("resource-{id}"));
+    let left = |attempt: i32| ("d".to_owned(), attempt, resource.clone());
+    for attempt in 1..=2 {
+        let running = agent.runs_one().await;
+        assert_eq!(running.session.attempt, attempt);
+        assert_eq!(running.session.platform_resource_id, None);
+        // It has run for long, so that neither of these failures is the second in a row.
+        sql.execute(
+            "UPDATE sessions SET started_at = now() - interval '601 seconds'",
+            &[],
+        )
+        .await
+        .expect("it ran for long");
+        agent.accepts(&running, ReportedState::Failed).await;
+        let again = server.get(id).await;
+        assert_eq!(
+            (again.state, again.attempt),
+            (SessionState::Pending, attempt + 1),
+            "{again:#?}"
+        );
+        assert_eq!((again.platform_resource_id, again.endpoint), (None, None));
+        let expected: Vec<_> = (1..=attempt).map(left).collect();
+        assert_eq!(leftovers(&server, id).await, expected);
+        // Not before the pause is over.
+        assert!(agent.claim(1, 0.0).await.is_empty());
+    }
+    let paused = "SELECT count(*) FROM lease_ledger l JOIN lease_ledger b
+        ON b.lease_epoch = l.lease_epoch - 1
+        WHERE l.offered_at >= b.ended_at + interval '1 second'";
+    let running = agent.runs_one().await;
+    assert_eq!(count(&server, paused).await, 2);
+    // The second failure in a row: what is left of it stays the session's, to be ended or retried.
+    agent.accepts(&running, ReportedState::Failed).await;
+    let dead = server.get(id).await;
+    assert_eq!((dead.state, dead.attempt), (SessionState::Failed, 3));
+    assert_eq!(dead.platform_resource_id, resource);
+    assert_eq!(leftovers(&server, id).await, [left(1), left(2)]);
+    let retry = format!("/v1/sessions/{id}/retry");
+    server.send("POST", &retry, "").await.ok(200);
+    assert_eq!(leftovers(&server, id).await, [left(1), left(2), left(3)]);
+    let last = agent.runs_one().await;
+    assert_eq!(last.session.attempt, 4);
+    assert_eq!(last.session.platform_resource_id, None);
+    agent.accepts(&last, ReportedState::Terminated).await;
+    // A failure that another attempt would not cure is the last, though it is the first.
+    let hopeless = server.session("p").await.id;
+    fails(&agent, false).await;
+    let dead = server.get(hopeless).await;
+    assert_eq!((dead.state, dead.attempt), (SessionState::Failed, 1));
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_end_that_fails_is_tried_again_after_a_pause_and_is_no_dead_letter() {
+    let server = TestServer::start().await;
+    server
+        .pool("p", |spec| {
+            spec.max_attempts = 1;
+            spec.backoff_initial_seconds = 1.0;
+            spec.backoff_max_seconds = 1.0;
+        })
+        .await;
+    let agent = server.agent("a", "p", "d", 1).await;
+    let id = server.session("p").await.id;
+    agent.runs_one().await;
+    let path = format!("/v1/sessions/{id}");
+    server.send("DELETE", &path, "").await.ok(202);
+    let end = agent.claim(1, 5.0).await.remove(0);
+    for turn in 0..2 {
+        let end = if turn == 0 {
+            end.clone()
+        } else {
+            agent.claim(1, 20.0).await.remove(0)
+        };
+        assert_eq!(end.action, Action::Terminate);
+        let version = server.get(id).await.version;
+        let mut failed = report(&end, ReportedState::Failed);
+        failed.failure = Some(Some(ReportedFailure {
+            reason: format!("turn_{turn}"),
+            message: "the platform said no".to_owned(),
+            exit_code: None,
+            retryable: false,
+            at: None,
+        }));
+        let results = agent.try_report(vec![failed]).await.expect("an answer");
+        assert_eq!(results[0].outcome, Outcome::Accepted, "{results:?}");
+        let now = server.get(id).await;
+        assert_eq!(now.version, version + 1);
+        let failure = now.failure.expect("it says why");
+        assert_eq!(failure.reason, format!("turn_{turn}"));
+        assert_eq!(
+            (now.state, now.assigned_agent_id),
+            (SessionState::Failed, None)
+        );
+        // The resource is still known to whoever tries next.
+        assert_eq!(now.platform_resource_id, Some(format!("resource-{id}")));
+        assert!(agent.claim(1, 0.0).await.is_empty());
+    }
+    let end = agent.claim(1, 20.0).await.remove(0);
+    agent.accepts(&end, ReportedState::Terminated).await;
+    assert_eq!(server.get(id).await.state, SessionState::Terminated);
+    let events = server.fetch(&format!("{path}/events")).await.ok(200);
+    let events = events["items"].as_array().expect("items").clone();
+    assert!(
+        events.iter().all(|e| e["kind"] != "session.dead_lettered"),
+        "{events:?}"
+    );
+    let early = "SELECT count(*) FROM lease_ledger l JOIN lease_ledger b
+        ON b.lease_epoch = l.lease_epoch - 1
+        WHERE l.offered_at < b.ended_at + interval '1 second'";
+    assert_eq!(count(&server, early).await, 0);
+    assert!(leftovers(&server, id).await.is_empty());
+    the_books_agree(&server).await;
     server.stop().await;
 }
 

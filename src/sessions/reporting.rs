@@ -178,7 +178,11 @@ impl Draft {
 
     fn observe(&mut self, ctx: &Context<'_>, to: SessionState, report: &Report) {
         match to {
-            SessionState::Failed if self.row.state != SessionState::Failed => {
+            // A failure ends the hold, also where the session has failed before and its end fails
+            // once more. Without one, it is only the present state again.
+            SessionState::Failed
+                if self.row.state != SessionState::Failed || tells_a_failure(report) =>
+            {
                 let failure = failure_of(ctx, report);
                 self.fail(ctx, failure);
             }
@@ -216,6 +220,10 @@ impl Draft {
         event.to_value = Some(DesiredState::Terminated.to_string());
         event.reason = Some("completed".to_owned());
     }
+}
+
+fn tells_a_failure(report: &Report) -> bool {
+    matches!(report.failure, Some(Some(_)))
 }
 
 fn failure_of(ctx: &Context<'_>, report: &Report) -> Failure {

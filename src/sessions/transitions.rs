@@ -312,6 +312,9 @@ impl Draft {
         if self.row.desired_state == DesiredState::Terminated {
             // A wanted end is never given up: another agent tries, after a pause.
             self.row.failure = Some(failure);
+            if self.row.state == SessionState::Failed {
+                self.record(ctx, "session.requeued").reason = Some("end_failed".to_owned());
+            }
             self.move_to(ctx, SessionState::Failed, Some("end_failed"));
             self.row.held_back_until = Some(ctx.after(ctx.backoff(tries)));
             self.end_if_over(ctx);
