@@ -2,7 +2,7 @@
 //!
 //! The rooms, in the order in which a session meets them: it is created (`sessions`) in a pool
 //! (`pools`), claimed (`claims`) by an agent (`agents`) under its lease (`leases`), which reports
-//! on it (`reports`); all of it leaves history (`events`). `upkeep` does what happens by itself,
+//! on it (`reports`) and does commands on it (`commands`); all of it leaves history (`events`). `upkeep` does what happens by itself,
 //! `wakeups` says who should look. `store` is the database and no feature, `http` the web and no
 //! feature.
 
@@ -10,6 +10,7 @@ pub mod agents;
 pub mod api;
 pub mod app;
 pub mod claims;
+pub mod commands;
 pub mod config;
 pub mod dev;
 pub mod error;

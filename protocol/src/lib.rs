@@ -9,6 +9,7 @@
 
 mod agents;
 mod claims;
+mod commands;
 mod events;
 mod merge;
 mod page;
@@ -21,6 +22,7 @@ mod words;
 
 pub use agents::*;
 pub use claims::*;
+pub use commands::*;
 pub use events::*;
 pub use page::*;
 pub use pools::*;

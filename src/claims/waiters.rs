@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use lessor_protocol::{Assignment, Placement};
+use lessor_protocol::{Assignment, Command, Placement};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -16,6 +16,8 @@ use crate::error::Result;
 pub struct Answer {
     /// What to do.
     pub assignments: Vec<Assignment>,
+    /// Commands for what it holds.
+    pub commands: Vec<Command>,
     /// Whether the agent is cordoned, where the dispatcher has seen its row.
     pub cordoned: Option<bool>,
     /// Sessions that were taken from it, likewise.
