@@ -8,6 +8,7 @@
 
 mod agents;
 mod client;
+mod commands;
 mod error;
 mod pools;
 mod sessions;

@@ -16,11 +16,12 @@
 //! ```
 //!
 //! Inside: `book`, `queue` and `lease` are pure; `shared` puts them under one lock; `register`,
-//! `calls` talk to the service; `task` is the life of one session.
+//! `calls` talk to the service; `task` is the life of one session, `commands` what is done on it.
 
 mod backoff;
 mod book;
 mod calls;
+mod commands;
 mod driver;
 mod lease;
 mod queue;
@@ -154,6 +155,7 @@ impl<D: Driver> Agent<D> {
         for (_, slot) in self.shared.lock().book.iter() {
             slot.cancel.cancel();
         }
+        self.shared.lock().desk.stop();
         self.tasks.close();
         if timeout(STOP_TIMEOUT, self.tasks.wait()).await.is_err() {
             tracing::warn!("some actions on the platform did not stop in time");
@@ -167,7 +169,11 @@ impl<D: Driver> Agent<D> {
             return;
         }
         // Such as the end of a session that was seen in the last moment.
-        self.shared.lock().queue.put_back();
+        {
+            let mut state = self.shared.lock();
+            state.queue.put_back();
+            state.desk.put_back();
+        }
         let _ = timeout(FAREWELL_TIMEOUT, async {
             tokio::select! {
                 _ = self.keep_reporting() => {}
