@@ -4,6 +4,7 @@ mod support;
 
 mod adoption;
 mod claiming;
+mod commands;
 mod documents;
 mod fleet;
 mod hang_ups;
@@ -13,5 +14,6 @@ mod model;
 mod outages;
 mod plans;
 mod process_agent;
+mod process_commands;
 mod races;
 mod sessions;

@@ -193,14 +193,8 @@ pub async fn dispatch(conn: &mut Conn, round: &Round) -> Result<Done> {
         .filter(|name| by_name[name.as_str()].has_commands)
         .cloned()
         .collect();
-    given.commands = commands::deliver(
-        conn,
-        &to_tell,
-        now,
-        pool.accept_timeout_seconds,
-        &actor,
-    )
-    .await?;
+    given.commands =
+        commands::deliver(conn, &to_tell, now, pool.accept_timeout_seconds, &actor).await?;
     let waits = waits(conn, &candidates, &given, &by_name, now).await?;
     let mut done = given.into_done(round, &locked, &candidates, &waits, (now, hints));
     done.placement = Some(pool.placement);
@@ -242,7 +236,9 @@ async fn waits(
 ) -> Result<HashMap<String, f64>> {
     let idle: Vec<String> = candidates
         .iter()
-        .filter(|c| !given.assignments.contains_key(&c.name) && !given.commands.contains_key(&c.name))
+        .filter(|c| {
+            !given.assignments.contains_key(&c.name) && !given.commands.contains_key(&c.name)
+        })
         .map(|c| c.name.clone())
         .collect();
     let mut waits: HashMap<String, f64> = HashMap::new();

@@ -60,7 +60,10 @@ async fn create_command(
     let mut answer = super::create(&app, &session, new, request, caller.into(), |made| {
         Ok(Answer {
             status: 201,
-            location: Some(format!("/v1/sessions/{}/commands/{}", made.session_id, made.id)),
+            location: Some(format!(
+                "/v1/sessions/{}/commands/{}",
+                made.session_id, made.id
+            )),
             etag: None,
             body: serde_json::to_string(&made).map_err(|e| Error::Internal(e.to_string()))?,
             replayed: false,

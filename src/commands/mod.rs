@@ -149,10 +149,7 @@ async fn lock(conn: &mut Conn, session: &str) -> Result<SessionRow> {
 }
 
 /// Whom these changes make worth waking: holders with something new to hear.
-fn hints_of<'a>(
-    session: &SessionRow,
-    changes: impl IntoIterator<Item = &'a Change>,
-) -> Hints {
+fn hints_of<'a>(session: &SessionRow, changes: impl IntoIterator<Item = &'a Change>) -> Hints {
     let mut hints = Hints::default();
     for change in changes {
         if let (Some(holder), 0) = (&change.row.holder, change.row.deliveries) {
@@ -213,12 +210,7 @@ fn id_of(command: &str) -> Result<Uuid> {
 /// # Errors
 /// `SessionNotFound`, `CommandNotFound`, `TransitionNotAllowed` when it is over,
 /// `DatabaseUnavailable`.
-pub async fn cancel(
-    app: &Arc<App>,
-    session: &str,
-    command: &str,
-    actor: Actor,
-) -> Result<Command> {
+pub async fn cancel(app: &Arc<App>, session: &str, command: &str, actor: Actor) -> Result<Command> {
     let (session, command) = (session.to_owned(), command.to_owned());
     let (row, hints) = app
         .db

@@ -165,7 +165,8 @@ impl Change {
     }
 
     fn says_the_same(&self, told: &CommandResult) -> bool {
-        let text = |json: &Option<lessor_protocol::RawJson>| json.as_ref().map(|j| j.get().to_owned());
+        let text =
+            |json: &Option<lessor_protocol::RawJson>| json.as_ref().map(|j| j.get().to_owned());
         let then = self
             .row
             .failure
@@ -269,9 +270,9 @@ impl Change {
             pool: session.agent_pool.clone(),
             session_id: Some(session.id),
             agent: self.row.agent.clone(),
-            incarnation: session
-                .assigned_incarnation
-                .filter(|_| self.row.agent.is_some() && self.row.agent == session.assigned_agent_id),
+            incarnation: session.assigned_incarnation.filter(|_| {
+                self.row.agent.is_some() && self.row.agent == session.assigned_agent_id
+            }),
             lease_epoch: self.row.lease_epoch,
             generation: Some(session.generation),
             actor_type: ctx.actor.actor_type,
@@ -343,6 +344,8 @@ fn is_valid(told: &CommandResult) -> bool {
                 && text(&failure.reason, 256)
                 && !failure.reason.is_empty()
                 && text(&failure.message, MAX_TEXT_BYTES)
-                && failure.at.is_none_or(|at| (1..=9999).contains(&chrono::Datelike::year(&at)))
+                && failure
+                    .at
+                    .is_none_or(|at| (1..=9999).contains(&chrono::Datelike::year(&at)))
         })
 }

@@ -101,16 +101,29 @@ impl ProcessDriver {
     async fn exec(&self, work: &Work, exec: Exec) -> Done {
         let session = work.session();
         let spec = ProcessSpec::of(session).map_err(|stop| of_stop(&stop))?;
-        let mut texts = exec.command.iter().chain(exec.env.keys()).chain(exec.env.values());
+        let mut texts = exec
+            .command
+            .iter()
+            .chain(exec.env.keys())
+            .chain(exec.env.values());
         if exec.command.first().is_none_or(String::is_empty) || texts.any(|t| t.contains('\0')) {
-            return Err(bad("`command` must name a program, and nothing can hold NUL"));
+            return Err(bad(
+                "`command` must name a program, and nothing can hold NUL",
+            ));
         }
-        if exec.env.keys().any(|name| name.is_empty() || name.contains('=')) {
+        if exec
+            .env
+            .keys()
+            .any(|name| name.is_empty() || name.contains('='))
+        {
             return Err(bad("`env` has a name that no variable can have"));
         }
         self.running(work).await.map_err(|stop| of_stop(&stop))?;
         let home = self.data.session(session.id).join("files");
-        let home = spec.cwd.as_ref().map_or_else(|| home.clone(), |cwd| home.join(cwd));
+        let home = spec
+            .cwd
+            .as_ref()
+            .map_or_else(|| home.clone(), |cwd| home.join(cwd));
         let mut env = spec.environment(session);
         env.extend(exec.env);
         let request = Request {
@@ -154,7 +167,10 @@ impl ProcessDriver {
         control.write_all(&line).await?;
         control.flush().await?;
         let mut json = Vec::new();
-        answer.take(MAX_OUTCOME_BYTES).read_to_end(&mut json).await?;
+        answer
+            .take(MAX_OUTCOME_BYTES)
+            .read_to_end(&mut json)
+            .await?;
         // Open until here: its end is the end of what was run.
         drop(control);
         serde_json::from_slice(&json)
@@ -180,7 +196,9 @@ impl ProcessDriver {
     fn logs(&self, work: &Work, asked: Logs) -> Done {
         let max_bytes = asked.max_bytes.unwrap_or(DEFAULT_LOG_BYTES);
         if !(1..=MAX_LOG_BYTES).contains(&max_bytes) {
-            return Err(bad(format!("`max_bytes` must be from 1 to {MAX_LOG_BYTES}")));
+            return Err(bad(format!(
+                "`max_bytes` must be from 1 to {MAX_LOG_BYTES}"
+            )));
         }
         let name = match asked.stream {
             Stream::Stdout => "stdout",
@@ -192,9 +210,7 @@ impl ProcessDriver {
         let piece = match (asked.offset, asked.lines) {
             (Some(_), Some(_)) => return Err(bad("give `lines` or `offset`, not both")),
             (Some(offset), None) => logs::from_offset(&mut file, offset, max_bytes),
-            (None, lines) => {
-                logs::last_lines(&mut file, lines.unwrap_or(DEFAULT_LINES), max_bytes)
-            }
+            (None, lines) => logs::last_lines(&mut file, lines.unwrap_or(DEFAULT_LINES), max_bytes),
         };
         let piece = piece.map_err(unreadable)?;
         serde_json::to_value(piece).map_err(|error| failed("bad_result", error.to_string(), false))
@@ -244,7 +260,14 @@ mod tests {
         for told in [json!("TERM"), json!("SIGTERM"), json!(15)] {
             assert_eq!(signal_of(&told), Some(Signal::TERM), "{told}");
         }
-        for told in [json!("term"), json!(0), json!(-9), json!(9999), json!(1.5), json!(null)] {
+        for told in [
+            json!("term"),
+            json!(0),
+            json!(-9),
+            json!(9999),
+            json!(1.5),
+            json!(null),
+        ] {
             assert_eq!(signal_of(&told), None, "{told}");
         }
     }

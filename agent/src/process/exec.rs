@@ -110,7 +110,7 @@ fn execute(request: Request, control: BufReader<io::Stdin>) -> io::Result<Outcom
             return Ok(Outcome::CannotExecute(message));
         }
     };
-    
+
     kill_when_abandoned(control);
     if let (Some(stdin), Some(text)) = (child.stdin.take(), request.stdin) {
         std::thread::spawn(move || feed(stdin, &text));
@@ -248,6 +248,9 @@ mod tests {
             stdout: "out".into(),
             ..Ran::default()
         });
-        assert_eq!((short.stdout.as_str(), short.stdout_truncated), ("out", false));
+        assert_eq!(
+            (short.stdout.as_str(), short.stdout_truncated),
+            ("out", false)
+        );
     }
 }

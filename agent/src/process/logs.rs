@@ -52,7 +52,11 @@ pub fn last_lines(file: &mut File, lines: usize, max_bytes: usize) -> io::Result
     let mut from = first_of_last(&bytes, lines);
     if from == 0 && start > 0 {
         // What was cut off in the middle begins with the rest of a character at most.
-        from = bytes.iter().take(3).take_while(|b| **b & 0xc0 == 0x80).count();
+        from = bytes
+            .iter()
+            .take(3)
+            .take_while(|b| **b & 0xc0 == 0x80)
+            .count();
     }
     while is_too_long(&bytes[from..]) {
         from += (bytes.len() - from).div_ceil(4);
@@ -148,7 +152,11 @@ mod tests {
         ];
         for (text, lines, most, data, offset) in cases {
             let piece = last_lines(&mut log(text.as_bytes()), *lines, *most).unwrap();
-            assert_eq!((piece.data.as_str(), piece.offset), (*data, *offset), "{text:?}");
+            assert_eq!(
+                (piece.data.as_str(), piece.offset),
+                (*data, *offset),
+                "{text:?}"
+            );
             assert_eq!(piece.next_offset, text.len() as u64, "{text:?}");
         }
     }
@@ -170,8 +178,14 @@ mod tests {
             assert!(all == text, "in pieces of {most}");
         }
         let beyond = from_offset(&mut log(b"abc"), 99, 10).unwrap();
-        assert_eq!((beyond.data.as_str(), beyond.offset, beyond.size), ("", 3, 3));
+        assert_eq!(
+            (beyond.data.as_str(), beyond.offset, beyond.size),
+            ("", 3, 3)
+        );
         let broken = from_offset(&mut log(b"a\xff\xfeb\xc3"), 0, 10).unwrap();
-        assert_eq!((broken.data.as_str(), broken.next_offset), ("a\u{fffd}\u{fffd}b", 4));
+        assert_eq!(
+            (broken.data.as_str(), broken.next_offset),
+            ("a\u{fffd}\u{fffd}b", 4)
+        );
     }
 }

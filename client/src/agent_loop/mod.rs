@@ -15,13 +15,14 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Inside: `book`, `queue` and `lease` are pure; `shared` puts them under one lock; `register`,
+//! Inside: `book`, `desk`, `queue` and `lease` are pure; `shared` puts them under one lock; `register`,
 //! `calls` talk to the service; `task` is the life of one session, `commands` what is done on it.
 
 mod backoff;
 mod book;
 mod calls;
 mod commands;
+mod desk;
 mod driver;
 mod lease;
 mod queue;

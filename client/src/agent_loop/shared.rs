@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use uuid::Uuid;
 
 use super::book::{Arrival, Book, Ending};
-use super::commands::Desk;
+use super::desk::Desk;
 use super::driver::Resource;
 use super::lease::{LeaseClock, boottime};
 use super::queue::{Answer, ReportQueue};
