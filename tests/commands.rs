@@ -87,13 +87,14 @@ async fn answers(agent: &TestAgent, result: CommandResult) -> String {
 
 /// The kinds of a session's command events, oldest first.
 async fn history(server: &TestServer, session: Uuid) -> Vec<Event> {
-    let page = server.client.session_events(
-        &session.to_string(),
-        &Paging {
+    let (id, paging) = (
+        session.to_string(),
+        Paging {
             limit: Some(500),
             cursor: None,
         },
     );
+    let page = server.client.session_events(&id, &paging);
     let mut events = page.await.expect("the timeline").items;
     events.retain(|event| event.kind.starts_with("command."));
     events.reverse();
