@@ -206,7 +206,11 @@ fn fitted(mut ran: Ran) -> Ran {
         } else {
             (&mut ran.stderr, &mut ran.stderr_truncated)
         };
-        text.truncate(text.floor_char_boundary(text.len() * 3 / 4));
+        let mut at = text.len() * 3 / 4;
+        while !text.is_char_boundary(at) {
+            at -= 1;
+        }
+        text.truncate(at);
         *truncated = true;
     }
     ran

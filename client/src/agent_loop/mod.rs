@@ -32,6 +32,8 @@ mod task;
 mod work;
 
 #[cfg(test)]
+mod command_tests;
+#[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod tests;
