@@ -6,6 +6,7 @@ use lessor_protocol::{
     Outcome, ProblemCode, ReportedCommandStatus, ReportedFailure, ReportedState, Reports, Session,
 };
 use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use uuid::Uuid;
 
@@ -667,4 +668,137 @@ async fn creating_is_checked_counted_and_done_once_per_key() {
             >= 5.0
     );
     server.stop().await;
+}
+
+/// What a fleet's agents were told and what was taken of their answers.
+#[derive(Default)]
+struct Log {
+    /// First deliveries, by session and epoch.
+    told: std::collections::BTreeMap<(Uuid, i64), Vec<Uuid>>,
+    /// How often an end was accepted.
+    ended: std::collections::BTreeMap<Uuid, usize>,
+    is_over: bool,
+}
+
+/// An agent that takes whatever comes, at one server after another, and leaves now and then.
+async fn live(mut agent: TestAgent, servers: Vec<TestAgent>, turn: usize, log: Arc<Mutex<Log>>) {
+    for round in 0_usize.. {
+        if log.lock().expect("the log").is_over {
+            return;
+        }
+        let at = &servers[(turn + round) % servers.len()];
+        let now = TestAgent {
+            client: at.client.clone(),
+            ..agent.clone()
+        };
+        if round % 23 == turn {
+            let gone = now
+                .client
+                .deregister_agent(&now.name, Some(now.incarnation), false);
+            gone.await.expect("a goodbye");
+            agent.restart(&[]).await;
+            continue;
+        }
+        let claimed = now.try_claim(10, 0.5).await.expect("it may claim");
+        let reports = claimed.assignments.iter();
+        let reports = reports
+            .map(|assignment| report(assignment, ReportedState::Running))
+            .collect();
+        now.try_report(reports).await.expect("it may report");
+        let mut results = Vec::new();
+        for command in &claimed.commands {
+            let epoch = command.lease_epoch.expect("an epoch");
+            {
+                let mut log = log.lock().expect("the log");
+                let told = log.told.entry((command.session_id, epoch)).or_default();
+                if !told.contains(&command.id) {
+                    told.push(command.id);
+                }
+            }
+            // Every other one stays under way for a while.
+            let again = round % 2 == 0;
+            results.push(result(
+                command,
+                epoch,
+                if again { SUCCEEDED } else { RUNNING },
+            ));
+            if !again {
+                results.push(result(command, epoch, SUCCEEDED));
+            }
+        }
+        let sent = results.clone();
+        for (outcome, sent) in send(&now, results).await.iter().zip(sent) {
+            if outcome.outcome == Outcome::Accepted && sent.status == SUCCEEDED {
+                let mut log = log.lock().expect("the log");
+                *log.ended.entry(sent.command_id).or_default() += 1;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_that_comes_and_goes_does_every_command_in_order() {
+    let first = TestServer::start().await;
+    let (second, third) = (first.beside().await, first.beside().await);
+    let servers = [&first, &second, &third];
+    first.pool("p", |_| {}).await;
+    let sessions = first.sessions("p", 20).await;
+    let log = Arc::new(Mutex::new(Log::default()));
+    let mut agents = Vec::new();
+    for turn in 0..20 {
+        let agent = first.agent(&format!("a-{turn}"), "p", "d", 10).await;
+        let everywhere = servers.iter().map(|server| agent.at(server)).collect();
+        agents.push(tokio::spawn(live(
+            agent,
+            everywhere,
+            turn,
+            Arc::clone(&log),
+        )));
+    }
+    let mut made: Vec<Command> = Vec::new();
+    for n in 0..6 {
+        for (place, session) in sessions.iter().enumerate() {
+            let server = servers[(n + place) % servers.len()];
+            made.push(create(server, session.id, |new| new.redeliver = n % 2 == 0).await);
+        }
+    }
+    let unfinished = "SELECT count(*) FROM commands WHERE finished_at IS NULL";
+    eventually("all of them are finished", || async {
+        count(&first, unfinished).await == 0
+    })
+    .await;
+    log.lock().expect("the log").is_over = true;
+    for agent in agents {
+        agent.await.expect("it lived");
+    }
+    let mut interrupted = 0;
+    for command in &made {
+        let status = now(&first, command).await.status;
+        let ended = log.lock().expect("the log").ended.get(&command.id).copied();
+        if command.redeliver {
+            assert_eq!(status, CommandStatus::Succeeded, "{command:#?}");
+        }
+        match status {
+            // The same answer twice, for what was told twice, is taken twice.
+            CommandStatus::Succeeded => assert!(ended.is_some(), "{command:#?}"),
+            CommandStatus::Interrupted => {
+                interrupted += 1;
+                assert_eq!(ended, None, "{command:#?}");
+            }
+            other => panic!("{other}: {command:#?}"),
+        }
+    }
+    eprintln!("{interrupted} of {} were interrupted", made.len());
+    let place = |id: &Uuid| {
+        made.iter()
+            .position(|command| command.id == *id)
+            .expect("ours")
+    };
+    for ((session, epoch), told) in &log.lock().expect("the log").told {
+        let places: Vec<usize> = told.iter().map(place).collect();
+        assert!(places.is_sorted(), "{session} under {epoch}: {places:?}");
+    }
+    for server in [third, second, first] {
+        server.stop().await;
+    }
 }
