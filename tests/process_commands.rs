@@ -49,6 +49,14 @@ impl TestServer {
         self.now(command).await
     }
 
+    /// Ends a session, so that nothing of it outlives the test.
+    async fn ends(&self, session: &str) {
+        let how = DeleteSession::default();
+        let ended = self.client.delete_session(session, &how).await;
+        let id = ended.expect("202").id;
+        self.reaches(id, SessionState::Terminated).await;
+    }
+
     /// Runs one to its end, and gives its result.
     async fn result(&self, session: &Session, kind: &str, payload: Value) -> Value {
         let command = self.commands(session, kind, payload, false).await;
@@ -164,6 +172,7 @@ async fn exec_signal_and_logs_do_what_they_say() {
         .await;
     let errors = log["data"].as_str().expect("text");
     assert!(errors.starts_with("bad\n"), "{errors}");
+    server.ends(&session.id.to_string()).await;
     server.stop().await;
 }
 
@@ -282,6 +291,9 @@ async fn a_command_outlives_its_agent_if_it_may_be_done_twice() {
     assert_eq!(result["stdout"], "done\n");
     let now = server.get(session.id).await;
     assert_eq!(now.platform_resource_id, session.platform_resource_id);
+    for session in [session, other] {
+        server.ends(&session.id.to_string()).await;
+    }
     server.stop().await;
 }
 
@@ -299,5 +311,6 @@ async fn the_runbook_of_commands_can_be_typed() {
     ] {
         assert!(said.contains(word), "no {word} in {said}");
     }
+    server.ends("demo").await;
     server.stop().await;
 }
