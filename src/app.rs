@@ -156,4 +156,7 @@ fn count_from_zero() {
     for outcome in lessor_protocol::Outcome::ALL {
         metrics::counter!("lessor_reports_total", "outcome" => outcome.as_str()).absolute(0);
     }
+    for status in lessor_protocol::CommandStatus::ALL {
+        metrics::counter!("lessor_commands_total", "status" => status.as_str()).absolute(0);
+    }
 }

@@ -24,6 +24,9 @@ pub enum Error {
     /// No session has this id or name.
     #[error("there is no session `{0}`")]
     SessionNotFound(String),
+    /// The session has no command with this id.
+    #[error("there is no command `{0}` of this session")]
+    CommandNotFound(String),
     /// No agent has this name.
     #[error("agent `{0}` is not registered")]
     AgentNotRegistered(String),
@@ -165,6 +168,7 @@ impl From<Error> for Problem {
             Error::Invalid(_) => ProblemCode::ValidationFailed,
             Error::PoolNotFound(_) => ProblemCode::PoolNotFound,
             Error::SessionNotFound(_) => ProblemCode::SessionNotFound,
+            Error::CommandNotFound(_) => ProblemCode::CommandNotFound,
             Error::AgentNotRegistered(_) => ProblemCode::AgentNotRegistered,
             Error::AgentSuperseded { .. } => ProblemCode::AgentSuperseded,
             Error::ClaimSuperseded(_) => ProblemCode::ClaimSuperseded,

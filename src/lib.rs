@@ -2,15 +2,17 @@
 //!
 //! The rooms, in the order in which a session meets them: it is created (`sessions`) in a pool
 //! (`pools`), claimed (`claims`) by an agent (`agents`) under its lease (`leases`), which reports
-//! on it (`reports`); all of it leaves history (`events`). `brake` holds what cannot be undone. `upkeep` does what happens by itself,
-//! `wakeups` says who should look. `store` is the database and no feature, `http` the web and no
-//! feature.
+//! on it (`reports`) and does commands on it (`commands`), until it moves to another agent
+//! (`drains`); all of it leaves history (`events`). `brake` holds what cannot be undone. `upkeep`
+//! does what happens by itself, `wakeups` says who should look. `store` is the database and no
+//! feature, `http` the web and no feature.
 
 pub mod agents;
 pub mod api;
 pub mod app;
 pub mod brake;
 pub mod claims;
+pub mod commands;
 pub mod config;
 pub mod dev;
 pub mod drains;

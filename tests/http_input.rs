@@ -738,7 +738,8 @@ async fn agents_calls_are_fenced_and_limited() {
     let n = agent.incarnation;
     let body = |reports: Value| json!({"incarnation": n, "reports": reports}).to_string();
     let result = json!({"command_id": id, "lease_epoch": 1, "status": "succeeded"});
-    let with_results = json!({"incarnation": n, "command_results": [result]}).to_string();
+    let with_results =
+        json!({"incarnation": n, "command_results": vec![result; 1_001]}).to_string();
     let many = body(json!(vec![one(&|_| {}); 1_001]));
     let wrongs = vec![
         invalid(
@@ -749,13 +750,13 @@ async fn agents_calls_are_fenced_and_limited() {
         ),
         invalid("1,001 reports", ("POST", &of("claim")), many, "/reports"),
         invalid(
-            "command results",
+            "1,001 command results",
             ("POST", &of("reports")),
             with_results.clone(),
             "/command_results",
         ),
         invalid(
-            "command results",
+            "1,001 command results",
             ("POST", &of("claim")),
             with_results,
             "/command_results",

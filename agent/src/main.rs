@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use lessor_agent::process::{ShimCommand, files::AttemptDir, shim};
+use lessor_agent::process::{ShimCommand, exec, files::AttemptDir, shim};
 use lessor_agent::{ProcessAgent, default_data_dir, host_name, run_process_agent};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,12 @@ enum Command {
     Process(Box<Process>),
     /// Run the command of one attempt, and write down how it ended.
     #[command(name = shim::SUBCOMMAND, hide = true)]
-    Shim { dir: PathBuf },
+    Shim {
+        dir: PathBuf,
+        /// Run what the standard input says instead, and end with it.
+        #[arg(long)]
+        exec: bool,
+    },
 }
 
 #[derive(Args)]
@@ -68,7 +73,8 @@ fn label(text: &str) -> Result<(String, String), String> {
 fn main() -> ExitCode {
     match Cli::parse().command {
         // Before anything else, and without a runtime: there is one of these per session.
-        Command::Shim { dir } => shim::run(&AttemptDir::at(dir)),
+        Command::Shim { exec: true, .. } => exec::run(),
+        Command::Shim { dir, .. } => shim::run(&AttemptDir::at(dir)),
         Command::Process(process) => run(*process),
     }
 }

@@ -8,6 +8,7 @@
 
 mod agents;
 mod client;
+mod commands;
 mod drains;
 mod error;
 mod pools;

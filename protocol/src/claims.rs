@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    Action, CommandResult, CommandResultOutcome, HeldSession, Lease, Report, ReportResult,
+    Action, Command, CommandResult, CommandResultOutcome, HeldSession, Lease, Report, ReportResult,
     Scheduling, Session,
 };
 
@@ -27,7 +27,7 @@ pub struct Claim {
     /// Reports: at most 1000.
     #[serde(default)]
     pub reports: Vec<Report>,
-    /// Results of commands.
+    /// Results of commands: at most 1000.
     #[serde(default)]
     pub command_results: Vec<CommandResult>,
     /// Sessions it has stopped acting on, after `lost` named them.
@@ -45,8 +45,9 @@ fn one() -> i32 {
 pub struct Claimed {
     /// What to do, in order.
     pub assignments: Vec<Assignment>,
-    /// Commands for sessions that it holds.
-    pub commands: Vec<serde_json::Value>,
+    /// Commands for sessions that it holds, in the order in which they were created. One is
+    /// repeated until it is acknowledged; one that comes as `cancelled` is to be stopped.
+    pub commands: Vec<Command>,
     /// What became of each report, in the order in which they were sent.
     pub results: Vec<ReportResult>,
     /// What became of each command result.

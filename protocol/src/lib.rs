@@ -9,6 +9,7 @@
 
 mod agents;
 mod claims;
+mod commands;
 mod drains;
 mod events;
 mod merge;
@@ -22,6 +23,7 @@ mod words;
 
 pub use agents::*;
 pub use claims::*;
+pub use commands::*;
 pub use drains::*;
 pub use events::*;
 pub use page::*;

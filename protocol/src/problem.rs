@@ -78,6 +78,8 @@ problems! {
     PoolNotFound = "pool_not_found", 404, "There is no such pool";
     /// There is no such session.
     SessionNotFound = "session_not_found", 404, "There is no such session";
+    /// There is no such command.
+    CommandNotFound = "command_not_found", 404, "There is no such command";
     /// The agent is not registered.
     AgentNotRegistered = "agent_not_registered", 404, "The agent is not registered";
     /// There is nothing at this path.

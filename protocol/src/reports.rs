@@ -4,7 +4,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{HeldSession, Outcome, RawJson, ReportCode, ReportedState, SessionState, merge};
+use crate::{
+    CommandResult, CommandResultOutcome, HeldSession, Outcome, RawJson, ReportCode, ReportedState,
+    SessionState, merge,
+};
 
 /// The body of a call that only reports.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -16,7 +19,7 @@ pub struct Reports {
     /// Reports: at most 1000.
     #[serde(default)]
     pub reports: Vec<Report>,
-    /// Results of commands.
+    /// Results of commands: at most 1000.
     #[serde(default)]
     pub command_results: Vec<CommandResult>,
 }
@@ -125,38 +128,6 @@ pub struct ReportedFailure {
 
 fn yes() -> bool {
     true
-}
-
-/// The result of a command.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields)]
-pub struct CommandResult {
-    /// The command.
-    pub command_id: Uuid,
-    /// The epoch under which it was delivered.
-    pub lease_epoch: i64,
-    /// `running`, `succeeded` or `failed`.
-    pub status: String,
-    /// What it gave.
-    #[serde(default)]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
-    pub result: Option<serde_json::Value>,
-    /// Why it failed.
-    #[serde(default)]
-    pub failure: Option<ReportedFailure>,
-}
-
-/// What became of a command result.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct CommandResultOutcome {
-    /// The command.
-    pub command_id: Uuid,
-    /// What became of it.
-    pub outcome: Outcome,
-    /// Why it was not accepted.
-    pub code: Option<String>,
 }
 
 /// What became of each item of a call that reports.

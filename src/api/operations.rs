@@ -188,6 +188,24 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
     ),
     ("list_session_events", &[SessionNotFound, ValidationFailed]),
     ("list_session_leases", &[SessionNotFound, ValidationFailed]),
+    ("list_commands", &[SessionNotFound, ValidationFailed]),
+    (
+        "create_command",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            SessionNotFound,
+            TransitionNotAllowed,
+            IdempotencyKeyReused,
+        ],
+    ),
+    ("get_command", &[SessionNotFound, CommandNotFound]),
+    (
+        "cancel_command",
+        &[SessionNotFound, CommandNotFound, TransitionNotAllowed],
+    ),
 ];
 
 /// Schemas that only the problem responses refer to.

@@ -12,11 +12,12 @@ use diesel::sql_types::{
     Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel_async::RunQueryDsl;
-use lessor_protocol::{Assignment, Placement, Scheduling};
+use lessor_protocol::{Assignment, Command, Placement, Scheduling};
 use uuid::Uuid;
 
 use super::give::Given;
 use super::placement::{Candidate, MayTake};
+use crate::commands;
 use crate::error::Result;
 use crate::pools;
 use crate::sessions::{self, Context};
@@ -58,6 +59,8 @@ pub struct Verdict {
     pub standing: Option<Standing>,
     /// What it was given.
     pub assignments: Vec<Assignment>,
+    /// Commands for what it holds.
+    pub commands: Vec<Command>,
     /// When it should be looked at again though nobody says so.
     pub look_again_in_seconds: Option<f64>,
 }
@@ -122,6 +125,8 @@ pub(super) struct LockedAgent {
     pub(super) passed_over_until: Option<DateTime<Utc>>,
     #[diesel(sql_type = Bool)]
     pub(super) last_of_domain: bool,
+    #[diesel(sql_type = Bool)]
+    pub(super) has_commands: bool,
     #[diesel(sql_type = Array<SqlUuid>)]
     pub(super) lost: Vec<Uuid>,
 }
@@ -182,6 +187,14 @@ pub async fn dispatch(conn: &mut Conn, round: &Round) -> Result<Done> {
             .await?;
     }
     let hints = sessions::write(conn, &given.drafts).await?;
+    let to_tell: Vec<String> = candidates
+        .iter()
+        .map(|candidate| &candidate.name)
+        .filter(|name| by_name[name.as_str()].has_commands)
+        .cloned()
+        .collect();
+    given.commands =
+        commands::deliver(conn, &to_tell, now, pool.accept_timeout_seconds, &actor).await?;
     let waits = waits(conn, &candidates, &given, &by_name, now).await?;
     let mut done = given.into_done(round, &locked, &candidates, &waits, (now, hints));
     done.placement = Some(pool.placement);
@@ -227,7 +240,9 @@ async fn waits(
 ) -> Result<HashMap<String, f64>> {
     let idle: Vec<String> = candidates
         .iter()
-        .filter(|c| !given.assignments.contains_key(&c.name))
+        .filter(|c| {
+            !given.assignments.contains_key(&c.name) && !given.commands.contains_key(&c.name)
+        })
         .map(|c| c.name.clone())
         .collect();
     let mut waits: HashMap<String, f64> = HashMap::new();

@@ -371,7 +371,8 @@ impl Dispatcher {
         let news = standing.scheduling != waiter.scheduling
             || standing.lost.iter().any(|lost| !waiter.lost.contains(lost));
         let answered_now = fresh && waiter.deadline <= Instant::now();
-        if verdict.assignments.is_empty() && !news && !answered_now {
+        let something = !verdict.assignments.is_empty() || !verdict.commands.is_empty();
+        if !something && !news && !answered_now {
             if let Some(seconds) = verdict.look_again_in_seconds {
                 let at = Instant::now() + Duration::from_secs_f64(seconds.clamp(0.02, 3600.0));
                 self.waiters.look_again(agent, at);
@@ -392,6 +393,7 @@ impl Dispatcher {
         let answer = Answer {
             assignments: verdict.assignments,
             scheduling: Some(standing.scheduling),
+            commands: verdict.commands,
             lost: Some(standing.lost),
         };
         let sent = waiter.reply.send(Ok(answer));

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::dispatch::{Done, LockedAgent, Round, Standing, Verdict};
 use super::placement::{Candidate, Item, MayTake, share_out};
+use crate::commands;
 use crate::error::Result;
 use crate::sessions::{self, Assignee, Context, DOMAIN_WORK, Draft, SessionRow};
 use crate::store::{Conn, Statement};
@@ -24,6 +25,7 @@ const MAX_HELD: usize = 1_000;
 pub(super) struct Given {
     pub(super) drafts: Vec<Draft>,
     pub(super) assignments: HashMap<String, Vec<Assignment>>,
+    pub(super) commands: commands::Told,
     pub(super) picked: HashSet<Uuid>,
     pub(super) avoided_until: HashMap<String, DateTime<Utc>>,
     pub(super) started: usize,
@@ -288,6 +290,7 @@ impl Given {
             let verdict = Verdict {
                 standing,
                 assignments,
+                commands: self.commands.remove(&asking.agent).unwrap_or_default(),
                 look_again_in_seconds: waits.get(&asking.agent).copied(),
             };
             done.verdicts.insert(asking.agent.clone(), verdict);

@@ -8,7 +8,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
-use crate::error::Error;
 use crate::http::{Checks, Json, Path};
 use crate::problem::Problem;
 use crate::reports::MAX_REPORTS;
@@ -39,10 +38,12 @@ async fn claim_sessions(
         .range_i32("/max_sessions", body.max_sessions, 0, 1000)
         .range_f64("/wait_seconds", body.wait_seconds, 0.0, 55.0)
         .at_most("/reports", body.reports.len(), MAX_REPORTS)
+        .at_most(
+            "/command_results",
+            body.command_results.len(),
+            crate::commands::MAX_RESULTS,
+        )
         .at_most("/dropped", body.dropped.len(), 10_000);
     checks.finish()?;
-    if !body.command_results.is_empty() {
-        return Err(Error::not_built("/command_results").into());
-    }
     Ok(Json(super::claim(&app, &agent, body).await?))
 }

@@ -6,6 +6,8 @@ SELECT a.name, a.resource_domain, a.incarnation, a.live, a.claim_number, a.capac
     a.cordoned AND NOT EXISTS (SELECT FROM agents o
         WHERE o.pool = a.pool AND o.resource_domain = a.resource_domain AND o.live AND o.name <> a.name)
         AS last_of_domain,
+    EXISTS (SELECT FROM commands c WHERE c.holder = a.name AND c.deliver_at <= now() AND c.deadline_at > now())
+        AS has_commands,
     ARRAY(SELECT l.session_id FROM lost_holds l WHERE l.agent = a.name AND l.incarnation = a.incarnation) AS lost
 FROM agents a
 WHERE a.name = ANY($1) AND a.pool = $2

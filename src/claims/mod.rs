@@ -33,7 +33,7 @@ use crate::app::App;
 use crate::error::{Error, Result};
 use crate::store::Db;
 use crate::wakeups::Hub;
-use crate::{agents, reports};
+use crate::{agents, commands, reports};
 use dispatcher::{Dispatcher, Parking};
 use waiters::{Answer, Waiter};
 
@@ -114,16 +114,20 @@ pub async fn claim(app: &Arc<App>, agent: &str, claim: Claim) -> Result<Claimed>
             if !claim.dropped.is_empty() {
                 agents::acknowledge(&app, &agent, claim.incarnation, claim.dropped).await?;
             }
+            // First, since a report may end the hold under which they were made.
+            let command_results = claim.command_results;
+            let command_results =
+                commands::take(&app, &agent, claim.incarnation, command_results).await?;
             // The renewal has fenced it already; most claims carry nothing.
             let results = if claim.reports.is_empty() {
                 Vec::new()
             } else {
                 reports::take(&app, &agent, claim.incarnation, claim.reports).await?
             };
-            Ok((renewal, results))
+            Ok((renewal, results, command_results))
         })
     };
-    let (renewal, results) = before.await?;
+    let (renewal, results, command_results) = before.await?;
     let (reply, answer) = oneshot::channel();
     let waiter = Waiter {
         agent: agent.to_owned(),
@@ -146,15 +150,15 @@ pub async fn claim(app: &Arc<App>, agent: &str, claim: Claim) -> Result<Claimed>
     // What was reported is done and must be told, whatever became of the looking for work.
     let answer = match answered {
         Ok(answer) => answer,
-        Err(error) if results.is_empty() => return Err(error),
+        Err(error) if results.is_empty() && command_results.is_empty() => return Err(error),
         Err(Error::DatabaseUnavailable(_)) => Answer::default(),
         Err(error) => return Err(error),
     };
     Ok(Claimed {
         assignments: answer.assignments,
-        commands: Vec::new(),
+        commands: answer.commands,
         results,
-        command_results: Vec::new(),
+        command_results,
         lost: answer.lost.unwrap_or(renewal.lost),
         lease: renewal.lease,
         scheduling: answer.scheduling.unwrap_or(renewal.scheduling),

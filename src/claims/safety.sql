@@ -13,6 +13,8 @@ WITH RECURSIVE domain AS (
 ), parked AS (
     SELECT p.name, CASE WHEN a.live AND NOT EXISTS (
             SELECT FROM sessions s WHERE s.assigned_agent_id = p.name AND s.deliver_at <= now())
+            AND NOT EXISTS (SELECT FROM commands c
+                WHERE c.holder = p.name AND c.deliver_at <= now() AND c.deadline_at > now())
         THEN a.claim_number END AS claim_number
     FROM unnest($2) AS p (name) LEFT JOIN agents a ON a.name = p.name
 )

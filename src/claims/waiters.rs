@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use lessor_protocol::{Assignment, Placement, Scheduling};
+use lessor_protocol::{Assignment, Command, Placement, Scheduling};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -18,6 +18,8 @@ pub struct Answer {
     pub assignments: Vec<Assignment>,
     /// Whether the agent is given new sessions, where the dispatcher has seen its row.
     pub scheduling: Option<Scheduling>,
+    /// Commands for what it holds.
+    pub commands: Vec<Command>,
     /// Sessions that were taken from it, likewise.
     pub lost: Option<Vec<Uuid>>,
 }

@@ -3,6 +3,8 @@
 //! A twin in flight waits for the first, since both insert the same key and the second insert
 //! waits for the first transaction's end. Kept for 24 hours, per caller, method and path.
 
+pub mod http;
+
 use diesel::prelude::*;
 use diesel::sql_types::{Bytea, Integer, Nullable, Text};
 use diesel_async::RunQueryDsl;
@@ -16,7 +18,7 @@ pub struct Request {
     /// Who calls.
     pub caller: String,
     /// The path; the method is POST.
-    pub path: &'static str,
+    pub path: String,
     /// The key.
     pub key: String,
     /// The digest of the body.
@@ -62,7 +64,7 @@ pub async fn begin(conn: &mut Conn, request: &Request) -> Result<Option<Answer>>
          WHERE idempotency_keys.created_at < now() - interval '24 hours'",
     )
     .bind::<Text, _>(request.caller.clone())
-    .bind::<Text, _>(request.path)
+    .bind::<Text, _>(request.path.clone())
     .bind::<Text, _>(request.key.clone())
     .bind::<Bytea, _>(request.body_sha256.to_vec())
     .execute(conn)
@@ -75,7 +77,7 @@ pub async fn begin(conn: &mut Conn, request: &Request) -> Result<Option<Answer>>
          WHERE caller = $1 AND method = 'POST' AND path = $2 AND key = $3",
     )
     .bind::<Text, _>(request.caller.clone())
-    .bind::<Text, _>(request.path)
+    .bind::<Text, _>(request.path.clone())
     .bind::<Text, _>(request.key.clone())
     .get_result(conn)
     .await?;
@@ -109,7 +111,7 @@ pub async fn finish(conn: &mut Conn, request: &Request, answer: &Answer) -> Resu
          WHERE caller = $1 AND method = 'POST' AND path = $2 AND key = $3",
     )
     .bind::<Text, _>(request.caller.clone())
-    .bind::<Text, _>(request.path)
+    .bind::<Text, _>(request.path.clone())
     .bind::<Text, _>(request.key.clone())
     .bind::<Integer, _>(i32::from(answer.status))
     .bind::<Nullable<Text>, _>(answer.location.clone())

@@ -8,7 +8,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
-use crate::error::Error;
+use crate::commands;
 use crate::http::{Checks, Json, Path};
 use crate::problem::Problem;
 
@@ -17,9 +17,10 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(send_reports))
 }
 
-/// Report on sessions
+/// Report on sessions and commands
 ///
-/// Each report stands alone and has its own outcome. The lease is not renewed by this.
+/// Each report and each command result stands alone and has its own outcome; results of commands
+/// are taken first. The lease is not renewed by this.
 #[utoipa::path(post, path = "/agents/{agent}/reports", tag = "agents", operation_id = "send_reports",
     params(("agent" = String, Path, description = "The agent's name", example = "local-1")),
     request_body(content = Reports, example = json!({"incarnation": 1, "reports": [{
@@ -32,14 +33,20 @@ async fn send_reports(
     Json(body): Json<Reports>,
 ) -> Result<Json<ReportResults>, Problem> {
     let mut checks = Checks::new();
-    checks.at_most("/reports", body.reports.len(), super::MAX_REPORTS);
+    checks
+        .at_most("/reports", body.reports.len(), super::MAX_REPORTS)
+        .at_most(
+            "/command_results",
+            body.command_results.len(),
+            commands::MAX_RESULTS,
+        );
     checks.finish()?;
-    if !body.command_results.is_empty() {
-        return Err(Error::not_built("/command_results").into());
-    }
+    // First, since a report may end the hold under which they were made.
+    let command_results =
+        commands::take(&app, &agent, body.incarnation, body.command_results).await?;
     let results = super::take(&app, &agent, body.incarnation, body.reports).await?;
     Ok(Json(ReportResults {
         results,
-        command_results: Vec::new(),
+        command_results,
     }))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use lessor_protocol::{
@@ -26,7 +26,8 @@ use crate::http::{
     Caller, Checks, Format, HashedJson, IdempotencyKey, Item, Json, Listing, Paging, Path,
     Preconditions, Query, etag, label_filter, not_modified,
 };
-use crate::idempotency::{Answer, Request};
+use crate::idempotency::Answer;
+use crate::idempotency::http::{answered, request};
 use crate::problem::Problem;
 
 const MAX_BATCH: usize = 1_000;
@@ -140,50 +141,6 @@ async fn create_sessions(
     })
     .await?;
     Ok(answered(answer))
-}
-
-fn request(
-    caller: &Caller,
-    path: &'static str,
-    key: Option<String>,
-    body_sha256: [u8; 32],
-) -> Option<Request> {
-    key.map(|key| Request {
-        caller: format!("{}:{}", caller.actor_type, caller.name),
-        path,
-        key,
-        body_sha256,
-    })
-}
-
-fn answered(answer: Answer) -> Response {
-    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
-    let mut response = (
-        status,
-        [(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        )],
-        answer.body,
-    )
-        .into_response();
-    let headers = response.headers_mut();
-    if let Some(location) = answer
-        .location
-        .and_then(|at| HeaderValue::from_str(&at).ok())
-    {
-        headers.insert(header::LOCATION, location);
-    }
-    if let Some(version) = answer.etag {
-        headers.insert(header::ETAG, etag(version));
-    }
-    if answer.replayed {
-        headers.insert(
-            HeaderName::from_static("idempotency-replayed"),
-            HeaderValue::from_static("true"),
-        );
-    }
-    response
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

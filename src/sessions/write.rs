@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use diesel::sql_types::{BigInt, Json};
+use diesel::sql_types::{Array, BigInt, Json, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::draft::{AgentEffect, Draft, Was};
 use super::row::SessionRow;
+use crate::commands;
 use crate::error::{Error, Result};
 use crate::store::{AsJson, Conn, Statement};
 use crate::wakeups::Hints;
@@ -32,6 +34,8 @@ struct AgentChange<'a> {
 struct Count {
     #[diesel(sql_type = BigInt)]
     written: i64,
+    #[diesel(sql_type = Array<SqlUuid>)]
+    with_commands: Vec<Uuid>,
 }
 
 /// Writes what changed of the drafts and says whom to wake once the transaction has committed.
@@ -86,6 +90,13 @@ pub async fn write(conn: &mut Conn, drafts: &[Draft]) -> Result<Hints> {
             let pool = hints.pool(&draft.row.agent_pool);
             pool.agents.insert(agent.to_owned());
         }
+    }
+    if !count.with_commands.is_empty() {
+        let rows = drafts.iter().map(|draft| &draft.row);
+        let with_commands: Vec<_> = rows
+            .filter(|row| count.with_commands.contains(&row.id))
+            .collect();
+        hints.merge(commands::follow(conn, &with_commands).await?);
     }
     Ok(hints)
 }

@@ -94,4 +94,8 @@ WITH changed AS MATERIALIZED (
     ON CONFLICT (agent, session_id) DO UPDATE SET incarnation = excluded.incarnation,
         lease_epoch = excluded.lease_epoch, lease_expires_at = excluded.lease_expires_at
 )
-SELECT count(*) AS written FROM written
+SELECT count(*) AS written,
+    -- Commands go with the hold: they are looked at after this, in the same transaction.
+    ARRAY (SELECT c.id FROM changed c WHERE
+        (SELECT true FROM commands m WHERE m.session_id = c.id AND m.open LIMIT 1)) AS with_commands
+FROM written

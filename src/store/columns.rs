@@ -34,6 +34,7 @@ words_in_columns!(
     protocol::Action,
     protocol::Scheduling,
     protocol::DrainStatus,
+    protocol::CommandStatus,
 );
 
 /// As [`Word`], for a column that may be null.
@@ -155,6 +156,25 @@ impl From<MaybeJson<protocol::Endpoint>> for Option<protocol::Endpoint> {
 
 impl From<MaybeJson<protocol::Failure>> for Option<protocol::Failure> {
     fn from(column: MaybeJson<protocol::Failure>) -> Self {
+        column.0
+    }
+}
+
+/// JSON as text in a nullable `json` column.
+#[derive(Debug, diesel::deserialize::FromSqlRow)]
+pub struct MaybeJsonText(pub Option<RawJson>);
+
+impl FromSql<diesel::sql_types::Nullable<Json>, Pg> for MaybeJsonText {
+    fn from_sql(bytes: PgValue<'_>) -> deserialize::Result<Self> {
+        JsonText::from_sql(bytes).map(|JsonText(json)| Self(Some(json)))
+    }
+    fn from_nullable_sql(bytes: Option<PgValue<'_>>) -> deserialize::Result<Self> {
+        bytes.map_or(Ok(Self(None)), Self::from_sql)
+    }
+}
+
+impl From<MaybeJsonText> for Option<RawJson> {
+    fn from(column: MaybeJsonText) -> Self {
         column.0
     }
 }

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 
-pub use columns::{AsJson, JsonText, LabelsColumn, MaybeJson, MaybeWord, Word};
+pub use columns::{AsJson, JsonText, LabelsColumn, MaybeJson, MaybeJsonText, MaybeWord, Word};
 pub use connect::{client, describe};
 pub use statement::Statement;
 

@@ -157,3 +157,27 @@ diesel::table! {
         end_reason -> Nullable<Text>,
     }
 }
+
+diesel::table! {
+    commands (id) {
+        id -> Uuid,
+        seq -> BigInt,
+        session_id -> Uuid,
+        kind -> Text,
+        payload -> Json,
+        status -> Text,
+        redeliver -> Bool,
+        lease_epoch -> Nullable<BigInt>,
+        agent -> Nullable<Text>,
+        result -> Nullable<Json>,
+        failure -> Nullable<Json>,
+        deadline_at -> Timestamptz,
+        created_at -> Timestamptz,
+        delivered_at -> Nullable<Timestamptz>,
+        finished_at -> Nullable<Timestamptz>,
+        holder -> Nullable<Text>,
+        deliver_at -> Nullable<Timestamptz>,
+        deliveries -> Integer,
+        open -> Bool,
+    }
+}

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::{brake, drains, leases};
+use crate::{brake, commands, drains, leases};
 
 /// The shortest pause of a task that asks to run again at once.
 const BREATH: Duration = Duration::from_millis(5);
@@ -58,6 +58,14 @@ pub fn start(app: &Arc<App>, tasks: &TaskTracker, stop: &CancellationToken) {
             Duration::from_millis(100)
         } else {
             Duration::from_secs(60)
+        })
+    });
+    drive(app, tasks, stop, "commands", |app| async move {
+        let more = commands::expire(&app).await?;
+        Ok(if more {
+            BREATH
+        } else {
+            Duration::from_millis(250)
         })
     });
     drive(app, tasks, stop, "gauges", |app| async move {

@@ -4,8 +4,11 @@
 //! agents that share a data folder (a resource domain) can find, adopt, stop and report each
 //! other's processes. Nothing is ever killed because of what is *not* known: only `terminate` does.
 
+mod commands;
+pub mod exec;
 pub mod files;
 pub mod kill;
+mod logs;
 pub mod look;
 pub mod proc;
 pub mod shim;
@@ -19,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lessor_client::agent_loop::{Driver, Exit, Held, Resource, Stop, Work};
+use lessor_protocol::{Command, ReportedFailure};
 use rustix::process::Signal;
 use uuid::Uuid;
 
@@ -296,6 +300,14 @@ impl Driver for ProcessDriver {
 
     async fn terminate(&self, work: &Work) -> Result<(), Stop> {
         self.end_all(work).await
+    }
+
+    async fn command(
+        &self,
+        work: &Work,
+        command: &Command,
+    ) -> Result<serde_json::Value, ReportedFailure> {
+        self.do_command(work, command).await
     }
 
     async fn wait(&self, work: &Work) -> Exit {

@@ -23,6 +23,8 @@ use super::proc::{self, ProcessId};
 
 /// The hidden subcommand by which a binary becomes the shim.
 pub const SUBCOMMAND: &str = "shim";
+/// The flag with which that becomes the process that runs one `exec` instead.
+pub const EXEC_FLAG: &str = "--exec";
 /// What the shim says on its standard output once there is something to look at.
 pub const READY: &str = "ready";
 

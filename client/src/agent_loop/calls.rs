@@ -12,7 +12,7 @@ use super::backoff::{Backoff, jittered};
 use super::driver::Driver;
 use super::lease::boottime;
 use super::queue::MAX_REPORTS;
-use super::{Agent, task};
+use super::{Agent, commands, task};
 use crate::Error;
 
 /// How many losses one heartbeat acknowledges.
@@ -160,7 +160,7 @@ impl<D: Driver> Agent<D> {
                 task::spawn(&self.tasks, &self.driver, &self.shared, id, None);
             }
         }
-        something
+        something | commands::arrive(&self.tasks, &self.driver, &self.shared, claimed.commands)
     }
 
     async fn acceptances_answered(&self) {
@@ -174,7 +174,7 @@ impl<D: Driver> Agent<D> {
     pub(super) async fn reports_answered(&self) {
         loop {
             let reported = self.shared.reported.notified();
-            if self.shared.lock().queue.is_empty() {
+            if self.shared.lock().is_answered() {
                 return;
             }
             reported.await;
@@ -187,23 +187,25 @@ impl<D: Driver> Agent<D> {
         let mut limit = MAX_REPORTS;
         loop {
             self.report_ready().await;
-            let (incarnation, reports) = {
+            let (incarnation, reports, command_results) = {
                 let mut state = self.shared.lock();
-                (state.incarnation, state.queue.take(limit))
+                let results = state.desk.take(limit);
+                (state.incarnation, state.queue.take(limit), results)
             };
-            let count = reports.len();
+            let (count, results) = (reports.len(), command_results.len());
             let only = (count == 1).then(|| reports[0].session_id);
             let body = Reports {
                 incarnation,
                 reports,
-                command_results: Vec::new(),
+                command_results,
             };
             match self.client.report(&self.config.name, &body).await {
                 Ok(answer) => {
                     backoff.reset();
                     limit = (limit * 2).min(MAX_REPORTS);
+                    self.shared.lock().desk.answered(&answer.command_results);
                     self.shared.answered(&answer.results);
-                    if answer.results.len() < count {
+                    if answer.results.len() < count || answer.command_results.len() < results {
                         sleep(backoff.pause(None)).await;
                     }
                 }
@@ -214,12 +216,19 @@ impl<D: Driver> Agent<D> {
                     tracing::warn!(%error, count, "reports were not taken");
                     if is_the_bodys_fault(&error) {
                         limit = 1;
+                        if results == 1 {
+                            self.shared.lock().desk.give_up_sent();
+                        }
                         if let Some(session_id) = only {
                             self.shared.answered(&[refused(session_id)]);
                             continue;
                         }
                     }
-                    self.shared.lock().queue.put_back();
+                    {
+                        let mut state = self.shared.lock();
+                        state.queue.put_back();
+                        state.desk.put_back();
+                    }
                     sleep(backoff.pause(error.retry_after())).await;
                 }
             }
@@ -229,7 +238,7 @@ impl<D: Driver> Agent<D> {
     async fn report_ready(&self) {
         loop {
             let bell = self.shared.reports.notified();
-            if self.shared.lock().queue.is_ready() {
+            if self.shared.lock().is_ready() {
                 return;
             }
             bell.await;

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use lessor_protocol::{Endpoint, RawJson, ReportedFailure, Session};
+use lessor_protocol::{Command, Endpoint, RawJson, ReportedFailure, Session};
 use uuid::Uuid;
 
 use super::work::Work;
@@ -61,6 +61,21 @@ pub trait Driver: Send + Sync + 'static {
     fn release(&self, work: &Work) -> impl Future<Output = ()> + Send {
         let _ = work;
         async {}
+    }
+
+    /// Does a command on a session that runs, and says what came of it: JSON of at most 64 KiB.
+    ///
+    /// One at a time for a session, beside whatever else goes on. The future is dropped when the
+    /// command is cancelled or past its deadline, and when the agent's right to act or its hold
+    /// ends: what it has begun must then stop.
+    fn command(
+        &self,
+        work: &Work,
+        command: &Command,
+    ) -> impl Future<Output = Result<serde_json::Value, ReportedFailure>> + Send {
+        let message = format!("this agent knows no command `{}`", command.kind);
+        let _ = work;
+        async move { Err(failure("unsupported", message, None, false)) }
     }
 
     /// Waits until the resource has ended by itself. Never ends for platforms that cannot tell.

@@ -27,6 +27,10 @@ pub(super) struct FakeState {
     pub(super) incarnation: i64,
     /// Answers of the next claims.
     pub(super) assignments: VecDeque<Value>,
+    /// What the next claim gives beside them.
+    pub(super) commands: Vec<Value>,
+    /// Results of commands: the number of the command, the epoch, the status, the reason.
+    pub(super) command_results: Vec<(u128, i64, String, String)>,
     pub(super) lost: Vec<Uuid>,
     pub(super) dropped: Vec<Value>,
     pub(super) registered: Vec<Value>,
@@ -176,7 +180,21 @@ impl Fake {
             results.push(json!({"session_id": id, "outcome": if fenced { "fenced" } else { "accepted" },
                 "code": fenced.then_some("lease_epoch_stale"), "state": report["state"], "lease_epoch": epoch}));
         }
-        json!({"results": results, "command_results": []})
+        let mut outcomes = Vec::new();
+        for result in body["command_results"].as_array().unwrap() {
+            let id: Uuid = result["command_id"].as_str().unwrap().parse().unwrap();
+            state.command_results.push((
+                id.as_u128(),
+                result["lease_epoch"].as_i64().unwrap(),
+                result["status"].as_str().unwrap().to_owned(),
+                result["failure"]["reason"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned(),
+            ));
+            outcomes.push(json!({"command_id": id, "outcome": "accepted", "code": null}));
+        }
+        json!({"results": results, "command_results": outcomes})
     }
 
     pub(super) async fn claim(&self) -> Value {
@@ -185,9 +203,10 @@ impl Fake {
             {
                 let mut state = self.state.lock().unwrap();
                 let (lost, next) = (state.still_lost(), state.assignments.pop_front());
-                if next.is_some() || !lost.is_empty() {
+                let commands = std::mem::take(&mut state.commands);
+                if next.is_some() || !lost.is_empty() || !commands.is_empty() {
                     let assignments: Vec<_> = next.into_iter().collect();
-                    return json!({"assignments": assignments, "commands": [], "results": [],
+                    return json!({"assignments": assignments, "commands": commands, "results": [],
                         "command_results": [], "lost": lost, "lease": state.lease(),
                         "scheduling": "active", "inventory_wanted": false});
                 }
@@ -208,6 +227,29 @@ impl Fake {
         let assignment = json!({"session": session, "action": action, "lease_epoch": epoch,
             "generation": generation, "offered_until": null});
         self.with(|state| state.assignments.push_back(assignment));
+    }
+
+    /// Gives a command of session 1.
+    pub(super) fn command(&self, n: u128, kind: &str, epoch: i64, status: &str) {
+        let command = json!({"id": Uuid::from_u128(n), "session_id": Uuid::from_u128(1), "kind": kind,
+            "payload": {}, "status": status, "redeliver": false, "lease_epoch": epoch, "agent": "a",
+            "result": null, "failure": null, "deadline_at": "2026-01-01T00:00:30Z",
+            "created_at": "2026-01-01T00:00:00Z", "delivered_at": "2026-01-01T00:00:00Z",
+            "finished_at": null});
+        self.with(|state| state.commands.push(command));
+    }
+
+    /// What was answered for a command: status, or reason of a failure.
+    pub(super) fn answers(&self, n: u128) -> Vec<String> {
+        let of = |state: &mut FakeState| {
+            let results = state.command_results.iter().filter(|(id, ..)| *id == n);
+            let said = results.map(|(_, _, status, reason)| match reason.as_str() {
+                "" => status.clone(),
+                reason => reason.to_owned(),
+            });
+            said.collect()
+        };
+        self.with(of)
     }
 
     pub(super) fn states(&self, n: u128) -> Vec<(i64, String)> {

@@ -15,12 +15,14 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Inside: `book`, `queue` and `lease` are pure; `shared` puts them under one lock; `register`,
-//! `calls` talk to the service; `task` is the life of one session.
+//! Inside: `book`, `desk`, `queue` and `lease` are pure; `shared` puts them under one lock; `register`,
+//! `calls` talk to the service; `task` is the life of one session, `commands` what is done on it.
 
 mod backoff;
 mod book;
 mod calls;
+mod commands;
+mod desk;
 mod driver;
 mod lease;
 mod queue;
@@ -29,6 +31,8 @@ mod shared;
 mod task;
 mod work;
 
+#[cfg(test)]
+mod command_tests;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
@@ -154,6 +158,7 @@ impl<D: Driver> Agent<D> {
         for (_, slot) in self.shared.lock().book.iter() {
             slot.cancel.cancel();
         }
+        self.shared.lock().desk.stop();
         self.tasks.close();
         if timeout(STOP_TIMEOUT, self.tasks.wait()).await.is_err() {
             tracing::warn!("some actions on the platform did not stop in time");
@@ -167,7 +172,11 @@ impl<D: Driver> Agent<D> {
             return;
         }
         // Such as the end of a session that was seen in the last moment.
-        self.shared.lock().queue.put_back();
+        {
+            let mut state = self.shared.lock();
+            state.queue.put_back();
+            state.desk.put_back();
+        }
         let _ = timeout(FAREWELL_TIMEOUT, async {
             tokio::select! {
                 _ = self.keep_reporting() => {}

@@ -42,6 +42,7 @@ impl<D: Driver> Agent<D> {
             let mut state = self.shared.lock();
             // The answer to what was under way will not come any more.
             state.queue.put_back();
+            state.desk.put_back();
             held.extend(state.book.held());
         }
         let verdict = self.register_until_answered(&held, first).await?;
@@ -160,6 +161,8 @@ impl<D: Driver> Agent<D> {
         for id in rest {
             state.book.end(id, Ending::Forget);
         }
+        drop(state);
+        self.shared.hold_changed();
     }
 
     async fn keep_found(&self, found: Held, lease_epoch: i64) {

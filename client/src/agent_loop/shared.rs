@@ -13,6 +13,7 @@ use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use uuid::Uuid;
 
 use super::book::{Arrival, Book, Ending};
+use super::desk::Desk;
 use super::driver::Resource;
 use super::lease::{LeaseClock, boottime};
 use super::queue::{Answer, ReportQueue};
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     /// Bounds looks; apart from actions, since an offer waits for a look.
     pub(super) looking: Semaphore,
     lease_changes: watch::Sender<()>,
+    hold_changes: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -42,6 +44,7 @@ pub(super) struct State {
     pub(super) lease: LeaseClock,
     pub(super) book: Book,
     pub(super) queue: ReportQueue,
+    pub(super) desk: Desk,
     dropped: BTreeMap<Uuid, i64>,
     past: HashMap<Uuid, i64>,
     past_order: VecDeque<Uuid>,
@@ -53,6 +56,16 @@ impl State {
     pub(super) fn stamp(&mut self) -> u64 {
         self.stamp += 1;
         self.stamp
+    }
+
+    /// Whether there is something to send.
+    pub(super) fn is_ready(&self) -> bool {
+        self.queue.is_ready() || self.desk.is_ready()
+    }
+
+    /// Whether nothing waits for an answer.
+    pub(super) fn is_answered(&self) -> bool {
+        self.queue.is_empty() && self.desk.is_empty()
     }
 
     fn remember_epoch(&mut self, id: Uuid, epoch: i64) {
@@ -125,6 +138,7 @@ impl Shared {
             acting: Semaphore::new(slots),
             looking: Semaphore::new(slots),
             lease_changes: watch::Sender::new(()),
+            hold_changes: watch::Sender::new(()),
         })
     }
 
@@ -175,6 +189,16 @@ impl Shared {
         }
     }
 
+    /// Tells those who act on sessions that what is held may have changed.
+    pub(super) fn hold_changed(&self) {
+        self.hold_changes.send_replace(());
+    }
+
+    /// Hears of such changes.
+    pub(super) fn hold_changes(&self) -> watch::Receiver<()> {
+        self.hold_changes.subscribe()
+    }
+
     // -- reports
 
     pub(super) fn last_state(&self, id: Uuid) -> Option<ReportedState> {
@@ -223,9 +247,11 @@ impl Shared {
         }
         // What was sent and has no result in the answer is sent again.
         state.queue.put_back();
-        if state.queue.is_empty() {
+        if state.is_answered() {
             self.reported.notify_one();
         }
+        drop(state);
+        self.hold_changed();
     }
 
     // -- assignments and losses
@@ -239,6 +265,7 @@ impl Shared {
         let queued = state.queue.has(id);
         let arrival = state.book.arrive(assignment, asked, now, queued);
         drop(state);
+        self.hold_changed();
         match arrival {
             Arrival::New | Arrival::Mailed => {
                 tracing::info!(session = %id, %action, epoch, "assigned");
@@ -267,6 +294,8 @@ impl Shared {
                 self.losses.notify_one();
             }
         }
+        drop(state);
+        self.hold_changed();
     }
 
     /// A session that was never in hand is to be acknowledged as dropped.
@@ -316,7 +345,10 @@ impl Shared {
         let mut state = self.lock();
         let slot = state.book.get_mut(id)?;
         slot.settled = session;
-        Some(slot.epoch)
+        let epoch = slot.epoch;
+        drop(state);
+        self.hold_changed();
+        Some(epoch)
     }
 
     /// The session's task has ended. Returns whether another one must begin with what has come.
@@ -332,9 +364,11 @@ impl Shared {
             state.dropped.insert(id, epoch);
             self.losses.notify_one();
         }
-        if state.queue.is_empty() {
+        if state.is_answered() {
             self.reported.notify_one();
         }
+        drop(state);
+        self.hold_changed();
         more
     }
 }

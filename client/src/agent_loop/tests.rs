@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use lessor_protocol::{Command, ReportedFailure};
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -15,11 +16,13 @@ use super::*;
 
 /// Writes down what it is asked to do, next to what the service had accepted by then.
 #[derive(Default)]
-struct Platform {
+pub(super) struct Platform {
     log: Mutex<Vec<String>>,
     found: Vec<Held>,
     slow_start: Duration,
     exit: Notify,
+    /// Opens for one command whose kind begins with `slow`.
+    pub(super) gate: Notify,
 }
 
 impl Platform {
@@ -27,7 +30,7 @@ impl Platform {
         self.log.lock().unwrap().push(what.into());
     }
 
-    fn logged(&self, what: &str) -> usize {
+    pub(super) fn logged(&self, what: &str) -> usize {
         self.log
             .lock()
             .unwrap()
@@ -67,20 +70,47 @@ impl Driver for Arc<Platform> {
         self.log("terminate");
         Ok(())
     }
+    async fn command(
+        &self,
+        _: &Work,
+        command: &Command,
+    ) -> Result<serde_json::Value, ReportedFailure> {
+        self.log(format!("begin {}", command.kind));
+        let mut cut_off = CutOff(self, &command.kind, true);
+        if command.kind.starts_with("slow") {
+            self.gate.notified().await;
+        }
+        cut_off.2 = false;
+        if command.kind == "huge" {
+            return Ok(json!("x".repeat(70_000)));
+        }
+        Ok(json!({ "did": command.kind }))
+    }
     async fn wait(&self, _: &Work) -> Exit {
         self.exit.notified().await;
         Exit::Code(7)
     }
 }
 
-struct Run {
-    fake: Arc<Fake>,
-    platform: Arc<Platform>,
-    shutdown: CancellationToken,
-    agent: tokio::task::JoinHandle<Result<(), AgentError>>,
+/// Writes down that a command's future was dropped.
+struct CutOff<'a>(&'a Platform, &'a str, bool);
+
+impl Drop for CutOff<'_> {
+    fn drop(&mut self) {
+        if self.2 {
+            self.0.log(format!("cut off {}", self.1));
+        }
+    }
 }
 
-async fn run(ttl: f64, platform: Platform, prepare: impl FnOnce(&mut FakeState)) -> Run {
+pub(super) struct Run {
+    pub(super) fake: Arc<Fake>,
+    pub(super) platform: Arc<Platform>,
+    pub(super) shutdown: CancellationToken,
+    pub(super) agent: tokio::task::JoinHandle<Result<(), AgentError>>,
+}
+
+pub(super) async fn run(ttl: f64, platform: Platform, prepare: impl FnOnce(&mut FakeState)) -> Run {
     let fake = Arc::new(Fake::default());
     fake.with(|state| state.ttl = ttl);
     fake.with(prepare);
@@ -102,7 +132,7 @@ async fn run(ttl: f64, platform: Platform, prepare: impl FnOnce(&mut FakeState))
 }
 
 impl Run {
-    async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+    pub(super) async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
         for _ in 0..1000 {
             if condition(self) {
                 return;
