@@ -2,7 +2,7 @@
 //!
 //! The rooms, in the order in which a session meets them: it is created (`sessions`) in a pool
 //! (`pools`), claimed (`claims`) by an agent (`agents`) under its lease (`leases`), which reports
-//! on it (`reports`); all of it leaves history (`events`). `upkeep` does what happens by itself,
+//! on it (`reports`) and on what else it sees (`inventory`); all of it leaves history (`events`). `upkeep` does what happens by itself,
 //! `wakeups` says who should look. `store` is the database and no feature, `http` the web and no
 //! feature.
 
@@ -16,6 +16,7 @@ pub mod error;
 pub mod events;
 pub mod http;
 pub mod idempotency;
+pub mod inventory;
 pub mod leases;
 pub mod pools;
 pub mod postgres;

@@ -10,6 +10,7 @@
 mod agents;
 mod claims;
 mod events;
+mod inventory;
 mod merge;
 mod page;
 mod pools;
@@ -22,6 +23,7 @@ mod words;
 pub use agents::*;
 pub use claims::*;
 pub use events::*;
+pub use inventory::*;
 pub use page::*;
 pub use pools::*;
 pub use problem::*;

@@ -90,7 +90,7 @@ pub async fn heartbeat(
         lease: renewal.lease,
         scheduling: scheduling(renewal.cordoned),
         lost: renewal.lost,
-        inventory_wanted: false,
+        inventory_wanted: renewal.inventory_wanted,
     })
 }
 

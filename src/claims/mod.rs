@@ -158,6 +158,6 @@ pub async fn claim(app: &Arc<App>, agent: &str, claim: Claim) -> Result<Claimed>
         lost: answer.lost.unwrap_or(renewal.lost),
         lease: renewal.lease,
         scheduling: agents::scheduling(answer.cordoned.unwrap_or(renewal.cordoned)),
-        inventory_wanted: false,
+        inventory_wanted: renewal.inventory_wanted,
     })
 }

@@ -12,6 +12,7 @@ mod create;
 mod draft;
 mod history;
 pub mod http;
+mod inventory;
 mod list;
 mod reporting;
 mod row;
