@@ -8,6 +8,7 @@ mod documents;
 mod fleet;
 mod hang_ups;
 mod http_input;
+mod inventory;
 mod leasing;
 mod model;
 mod outages;
