@@ -162,12 +162,18 @@ async fn a_leftover_is_deleted_then_forgotten_and_still_deleted_if_it_comes_late
         ),
         (LeftoverKind::Leftover, Some(session.id), Some(1), None)
     );
-    assert_eq!(listed[0].platform_resource_id.as_deref(), Some(&*old.platform_resource_id));
+    assert_eq!(
+        listed[0].platform_resource_id.as_deref(),
+        Some(&*old.platform_resource_id)
+    );
     let second = a.runs_one().await;
     assert_eq!(second.session.attempt, 2);
     // The first attempt's own name now runs the second: it is kept. By label it is not.
     let by_label = named("other-name").of(session.id, 1);
-    assert_eq!(tells(&a, 0.0, &[by_label.clone(), old.clone()]).await, [Delete, Keep]);
+    assert_eq!(
+        tells(&a, 0.0, &[by_label.clone(), old.clone()]).await,
+        [Delete, Keep]
+    );
     assert_eq!(leftovers(&server).await.len(), 1, "it is still there");
     // Begun before it was recorded: says nothing about it.
     assert_eq!(tells(&a, 3600.0, &[]).await, []);
@@ -266,7 +272,11 @@ async fn leftovers_are_listed_by_page_and_filter_and_as_a_table() {
             .send("GET", &format!("/v1/leftovers?{query}"), "")
             .await
             .ok(200);
-        assert_eq!(page["items"].as_array().map(Vec::len), Some(expected), "{query}");
+        assert_eq!(
+            page["items"].as_array().map(Vec::len),
+            Some(expected),
+            "{query}"
+        );
     }
     let table = reqwest::Client::new()
         .get(format!("{}/v1/leftovers", server.url))
@@ -277,7 +287,10 @@ async fn leftovers_are_listed_by_page_and_filter_and_as_a_table() {
         .text()
         .await
         .expect("text");
-    assert!(table.starts_with("KIND") && table.lines().count() == 8, "{table}");
+    assert!(
+        table.starts_with("KIND") && table.lines().count() == 8,
+        "{table}"
+    );
     for wrong in ["kind=x", "limit=0", "cursor=abc", "colour=red"] {
         server
             .send("GET", &format!("/v1/leftovers?{wrong}"), "")
@@ -312,14 +325,26 @@ async fn one_running(max_attempts: i32) -> (TestServer, TestAgent, Session) {
 async fn a_resource_that_is_gone_is_found_by_two_inventories_and_the_session_starts_anew() {
     let (server, a, session) = one_running(5).await;
     tells(&a, 0.0, &[]).await;
-    assert_eq!(server.get(session.id).await.state, SessionState::Running, "once is not enough");
+    assert_eq!(
+        server.get(session.id).await.state,
+        SessionState::Running,
+        "once is not enough"
+    );
     // Seen again: the count begins anew.
     tells(&a, 0.0, &[resource_of(&session)]).await;
     tells(&a, 0.0, &[]).await;
-    assert_eq!(server.get(session.id).await.state, SessionState::Running, "not two in a row");
+    assert_eq!(
+        server.get(session.id).await.state,
+        SessionState::Running,
+        "not two in a row"
+    );
     // The same again, retried, and one that was begun before the first had come.
     tells(&a, 30.0, &[]).await;
-    assert_eq!(server.get(session.id).await.state, SessionState::Running, "a duplicate");
+    assert_eq!(
+        server.get(session.id).await.state,
+        SessionState::Running,
+        "a duplicate"
+    );
     tells(&a, 0.0, &[]).await;
     let gone = server.get(session.id).await;
     assert_eq!((gone.state, gone.attempt), (SessionState::Pending, 2));
@@ -371,8 +396,14 @@ async fn an_inventory_from_before_the_start_and_others_partial_views_harm_nothin
         tells(&b, 0.0, &[]).await;
     }
     let now = server.get(session.id).await;
-    assert_eq!((now.state, now.lease_epoch), (SessionState::Running, session.lease_epoch));
-    assert_eq!(count(&server, "SELECT count(*) FROM absent_resources").await, 0);
+    assert_eq!(
+        (now.state, now.lease_epoch),
+        (SessionState::Running, session.lease_epoch)
+    );
+    assert_eq!(
+        count(&server, "SELECT count(*) FROM absent_resources").await,
+        0
+    );
     // A change between two inventories: the first does not count any more.
     tells(&a, 0.0, &[]).await;
     let patch = lessor_protocol::SessionPatch {
@@ -408,7 +439,11 @@ async fn an_inventory_is_wanted_at_registration_after_its_time_and_for_a_leftove
         let agent = agent.clone();
         async move {
             let beat = agent.beat().await.expect("live").inventory_wanted;
-            let claim = agent.try_claim(0, 0.0).await.expect("live").inventory_wanted;
+            let claim = agent
+                .try_claim(0, 0.0)
+                .await
+                .expect("live")
+                .inventory_wanted;
             assert_eq!(beat, claim, "heartbeats and claims say the same");
             beat
         }
@@ -435,7 +470,7 @@ async fn an_inventory_is_wanted_at_registration_after_its_time_and_for_a_leftove
     assert!(!wanted(&a).await);
     server
         .client
-        .patch_pool("p", &json!({"inventory_every_seconds": 0.2}))
+        .patch_pool("p", &json!({"inventory_every_seconds": 1}))
         .await
         .expect("200");
     eventually("its time has come", || wanted(&a)).await;
@@ -453,7 +488,12 @@ async fn heartbeats_touch_no_index() {
     }
     // The counters of a connection come some time after its transactions.
     eventually("the updates are counted", || async {
-        count(&server, "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'agents'").await >= 40
+        count(
+            &server,
+            "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'agents'",
+        )
+        .await
+            >= 40
     })
     .await;
     let cold = "SELECT n_tup_upd - n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'agents'";
@@ -468,18 +508,30 @@ async fn only_the_current_run_of_a_live_agent_may_send_one() {
     let mut a = server.agent("a", "p", "d", 10).await;
     let old = a.clone();
     a.restart(&[]).await;
-    assert_eq!(refused(try_tell(&old, 0.0, &[]).await), ProblemCode::AgentSuperseded);
+    assert_eq!(
+        refused(try_tell(&old, 0.0, &[]).await),
+        ProblemCode::AgentSuperseded
+    );
     let mut nobody = a.clone();
     nobody.name = "nobody".to_owned();
-    assert_eq!(refused(try_tell(&nobody, 0.0, &[]).await), ProblemCode::AgentNotRegistered);
+    assert_eq!(
+        refused(try_tell(&nobody, 0.0, &[]).await),
+        ProblemCode::AgentNotRegistered
+    );
     eventually("its lease ends", || async {
         let agent = server.client.get_agent("a").await.expect("it is there");
         agent.availability == lessor_protocol::Availability::Expired
     })
     .await;
     let unknown = [named("u")];
-    assert_eq!(refused(try_tell(&a, 0.0, &unknown).await), ProblemCode::LeaseExpired);
-    assert!(leftovers(&server).await.is_empty(), "nothing of it was taken");
+    assert_eq!(
+        refused(try_tell(&a, 0.0, &unknown).await),
+        ProblemCode::LeaseExpired
+    );
+    assert!(
+        leftovers(&server).await.is_empty(),
+        "nothing of it was taken"
+    );
     server.stop().await;
 }
 
@@ -489,7 +541,8 @@ async fn bad_input_is_refused_with_its_place() {
     server.pool("p", |_| {}).await;
     let a = server.agent("a", "p", "d", 10).await;
     let with = |field: &str, value: serde_json::Value| {
-        let mut body = json!({"incarnation": a.incarnation, "resources": [{"platform_resource_id": "r"}]});
+        let mut body =
+            json!({"incarnation": a.incarnation, "resources": [{"platform_resource_id": "r"}]});
         match field.strip_prefix("r.") {
             Some(field) => body["resources"][0][field] = value,
             None => body[field] = value,
@@ -499,29 +552,73 @@ async fn bad_input_is_refused_with_its_place() {
     let path = "/v1/agents/a/inventory";
     let resources = "/resources/0";
     for (body, pointer) in [
-        (with("taken_seconds_ago", json!(-1)), "/taken_seconds_ago".to_owned()),
-        (with("taken_seconds_ago", json!(86_401)), "/taken_seconds_ago".to_owned()),
-        (with("r.platform_resource_id", json!("")), format!("{resources}/platform_resource_id")),
-        (with("r.platform_resource_id", json!("x".repeat(1025))), format!("{resources}/platform_resource_id")),
-        (with("r.platform_resource_id", json!("a\0b")), format!("{resources}/platform_resource_id")),
+        (
+            with("taken_seconds_ago", json!(-1)),
+            "/taken_seconds_ago".to_owned(),
+        ),
+        (
+            with("taken_seconds_ago", json!(86_401)),
+            "/taken_seconds_ago".to_owned(),
+        ),
+        (
+            with("r.platform_resource_id", json!("")),
+            format!("{resources}/platform_resource_id"),
+        ),
+        (
+            with("r.platform_resource_id", json!("x".repeat(1025))),
+            format!("{resources}/platform_resource_id"),
+        ),
+        (
+            with("r.platform_resource_id", json!("a\0b")),
+            format!("{resources}/platform_resource_id"),
+        ),
         (with("r.attempt", json!(-1)), format!("{resources}/attempt")),
-        (with("r.state", json!("x".repeat(257))), format!("{resources}/state")),
-        (with("r.session_id", json!("x")), format!("{resources}/session_id")),
-        (with("r.colour", json!("red")), format!("{resources}/colour")),
-        (with("resources", json!(vec![json!({"platform_resource_id": "r"}); 10_001])), "/resources".to_owned()),
+        (
+            with("r.state", json!("x".repeat(257))),
+            format!("{resources}/state"),
+        ),
+        (
+            with("r.session_id", json!("x")),
+            format!("{resources}/session_id"),
+        ),
+        (
+            with("r.colour", json!("red")),
+            format!("{resources}/colour"),
+        ),
+        (
+            with(
+                "resources",
+                json!(vec![json!({"platform_resource_id": "r"}); 10_001]),
+            ),
+            "/resources".to_owned(),
+        ),
     ] {
         let answer = server.send("POST", path, body).await;
         answer.is_problem(422, "validation_failed", &pointer);
         assert_eq!(answer.json()["errors"][0]["pointer"], pointer, "{answer:?}");
     }
-    server.send("POST", path, "{").await.is_problem(400, "malformed_json", "no JSON");
-    server.send("GET", path, "").await.is_problem(405, "method_not_allowed", "GET");
+    server
+        .send("POST", path, "{")
+        .await
+        .is_problem(400, "malformed_json", "no JSON");
+    server
+        .send("GET", path, "")
+        .await
+        .is_problem(405, "method_not_allowed", "GET");
     // As many as there can be, twice.
     let many: Vec<_> = (0..10_000).map(|n| named(&format!("r{n}"))).collect();
     for _ in 0..2 {
-        assert!(tells(&a, 0.0, &many).await.iter().all(|verdict| *verdict == Quarantine));
+        assert!(
+            tells(&a, 0.0, &many)
+                .await
+                .iter()
+                .all(|verdict| *verdict == Quarantine)
+        );
     }
-    assert_eq!(count(&server, "SELECT count(*) FROM quarantined_resources").await, 10_000);
+    assert_eq!(
+        count(&server, "SELECT count(*) FROM quarantined_resources").await,
+        10_000
+    );
     server.stop().await;
 }
 
@@ -543,7 +640,9 @@ async fn a_fleet_with_random_inventories_deletes_all_that_is_unwanted_and_nothin
     let random = Random::seeded();
     let mut agents = Vec::new();
     for n in 0..20 {
-        let agent = server.agent(&format!("a{n}"), "p", &format!("d{}", n % 4), 10).await;
+        let agent = server
+            .agent(&format!("a{n}"), "p", &format!("d{}", n % 4), 10)
+            .await;
         agents.push(agent.at(&servers[n % 3]));
     }
     let sessions = server.sessions("p", 60).await;
@@ -596,7 +695,10 @@ async fn a_fleet_with_random_inventories_deletes_all_that_is_unwanted_and_nothin
     }
     let runs: BTreeSet<String> = platforms.values().flat_map(|p| p.keys().cloned()).collect();
     assert!(!wanted.is_empty());
-    assert_eq!(runs, wanted, "all that runs is wanted, and all that is wanted runs");
+    assert_eq!(
+        runs, wanted,
+        "all that runs is wanted, and all that is wanted runs"
+    );
     for agent in &agents {
         let all: Vec<_> = platforms[&agent.domain].values().cloned().collect();
         tells(agent, 0.0, &all).await;
@@ -616,7 +718,8 @@ async fn look_around(server: &TestServer, agent: &TestAgent, platform: &mut Plat
         assert_ne!(verdict, Quarantine, "{resource:?} is known");
         if verdict == Delete {
             let session = server.get(resource.session_id.expect("labelled")).await;
-            let wanted = session.platform_resource_id.as_ref() == Some(&resource.platform_resource_id);
+            let wanted =
+                session.platform_resource_id.as_ref() == Some(&resource.platform_resource_id);
             assert!(!wanted, "{resource:?} runs {session:?}");
             platform.remove(&resource.platform_resource_id);
         }
@@ -644,7 +747,11 @@ async fn a_lost_domain_that_returns_ends_what_it_left_and_not_what_runs_elsewher
         &json!({"command": ["sh", "-c", format!("sleep {word} & wait")]}),
     )
     .expect("a spec");
-    let session = server.client.create_session(&new, None).await.expect("made");
+    let session = server
+        .client
+        .create_session(&new, None)
+        .await
+        .expect("made");
     let before = server.reaches(session.id, SessionState::Running).await;
     first.kill().await;
     let _second = start("here", "b", &here);
@@ -655,8 +762,14 @@ async fn a_lost_domain_that_returns_ends_what_it_left_and_not_what_runs_elsewher
     .await;
     let after = server.get(session.id).await;
     assert_eq!(after.attempt, 2);
-    assert!(state_of(pid_of(&before)).is_some(), "the old process runs on");
-    eventually("both attempts run", || async { with_word(&word).len() == 2 }).await;
+    assert!(
+        state_of(pid_of(&before)).is_some(),
+        "the old process runs on"
+    );
+    eventually("both attempts run", || async {
+        with_word(&word).len() == 2
+    })
+    .await;
     assert_eq!(leftovers(&server).await.len(), 1);
 
     let _returned = start("there", "a", &there);
@@ -664,13 +777,23 @@ async fn a_lost_domain_that_returns_ends_what_it_left_and_not_what_runs_elsewher
         state_of(pid_of(&before)).is_none() && with_word(&word).len() == 1
     })
     .await;
-    eventually("the leftover is forgotten", || async { leftovers(&server).await.is_empty() }).await;
+    eventually("the leftover is forgotten", || async {
+        leftovers(&server).await.is_empty()
+    })
+    .await;
     let now = server.get(session.id).await;
     assert_eq!(
         (now.state, now.lease_epoch, &now.platform_resource_id),
-        (SessionState::Running, after.lease_epoch, &after.platform_resource_id)
+        (
+            SessionState::Running,
+            after.lease_epoch,
+            &after.platform_resource_id
+        )
     );
-    assert!(state_of(pid_of(&after)).is_some(), "the new one is untouched");
+    assert!(
+        state_of(pid_of(&after)).is_some(),
+        "the new one is untouched"
+    );
     delete(&server, session.id).await;
     server.reaches(session.id, SessionState::Terminated).await;
     server.stop().await;
@@ -689,7 +812,11 @@ async fn a_process_killed_behind_its_agents_back_is_found() {
     let _agent = ProcessAgent::start(&server.url, "p", "a", &folder.0);
     let new = lessor_protocol::NewSession::in_pool("p", &json!({"command": ["sleep", "3600"]}))
         .expect("a spec");
-    let session = server.client.create_session(&new, None).await.expect("made");
+    let session = server
+        .client
+        .create_session(&new, None)
+        .await
+        .expect("made");
     let before = server.reaches(session.id, SessionState::Running).await;
     let pid = rustix::process::Pid::from_raw(pid_of(&before)).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("SIGKILL");
@@ -698,8 +825,14 @@ async fn a_process_killed_behind_its_agents_back_is_found() {
         now.state == SessionState::Running && now.attempt == 2
     })
     .await;
-    assert_ne!(server.get(session.id).await.platform_resource_id, before.platform_resource_id);
-    eventually("no leftover stays", || async { leftovers(&server).await.is_empty() }).await;
+    assert_ne!(
+        server.get(session.id).await.platform_resource_id,
+        before.platform_resource_id
+    );
+    eventually("no leftover stays", || async {
+        leftovers(&server).await.is_empty()
+    })
+    .await;
     delete(&server, session.id).await;
     server.reaches(session.id, SessionState::Terminated).await;
     server.stop().await;
@@ -709,6 +842,9 @@ async fn a_process_killed_behind_its_agents_back_is_found() {
 async fn the_page_on_leftovers_can_be_typed() {
     let server = TestServer::start().await;
     let said = runbook::run("leftovers.md", &server.url).await;
-    assert!(said.contains("\"delete\"") && said.contains("\"quarantine\""), "{said}");
+    assert!(
+        said.contains("\"delete\"") && said.contains("\"quarantine\""),
+        "{said}"
+    );
     server.stop().await;
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use lessor_protocol::{
     Agent, Availability, Claim, Claimed, CordonRequest, Heartbeat, Inventory, Labels, Leftover,
-    LeftoverKind, Page, Register,
-    Registered, Renewed, ReportResults, Reports, Scheduling, Verdicts,
+    LeftoverKind, Page, Register, Registered, Renewed, ReportResults, Reports, Scheduling,
+    Verdicts,
 };
 use reqwest::Method;
 
@@ -161,7 +161,11 @@ impl Client {
     pub async fn list_leftovers(&self, filter: &LeftoverFilter) -> Result<Page<Leftover>, Error> {
         let mut query = Vec::new();
         push(&mut query, "pool", filter.pool.as_ref());
-        push(&mut query, "resource_domain", filter.resource_domain.as_ref());
+        push(
+            &mut query,
+            "resource_domain",
+            filter.resource_domain.as_ref(),
+        );
         push(&mut query, "kind", filter.kind.as_ref());
         filter.paging.query(&mut query);
         self.fetch(Call::new(Method::GET, &["leftovers"]).query(query))

@@ -100,7 +100,11 @@ async fn list_leftovers(
     let rows = super::list(&app, filter, paging.after::<Position>()?, paging.fetch()).await?;
     let page = paging.page(rows, |(position, _)| position.clone());
     let page = Page {
-        items: page.items.into_iter().map(|(_, leftover)| leftover).collect(),
+        items: page
+            .items
+            .into_iter()
+            .map(|(_, leftover)| leftover)
+            .collect(),
         next_cursor: page.next_cursor,
     };
     Ok(Listing::new(format, page).into_response())

@@ -95,9 +95,10 @@ impl Facts {
 
     /// Whether its resource is in this domain, or in none yet.
     fn is_here(&self, session: &Known) -> bool {
-        session.resource_domain.as_ref().is_none_or(|domain| {
-            session.pool == self.pool && *domain == self.resource_domain
-        })
+        session
+            .resource_domain
+            .as_ref()
+            .is_none_or(|domain| session.pool == self.pool && *domain == self.resource_domain)
     }
 
     fn is_left(&self, resource: &InventoryResource) -> bool {
@@ -127,7 +128,9 @@ impl Facts {
 fn judge_elsewhere(session: &Known, resource: &InventoryResource) -> Standing {
     let is_its_own = session.platform_resource_id.as_ref() == Some(&resource.platform_resource_id);
     let may_become_it = session.may_have_more_than_it_knows()
-        && resource.attempt.is_none_or(|attempt| attempt >= session.attempt);
+        && resource
+            .attempt
+            .is_none_or(|attempt| attempt >= session.attempt);
     if is_its_own || may_become_it {
         Standing::Wanted
     } else {

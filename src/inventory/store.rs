@@ -289,15 +289,13 @@ pub async fn running(conn: &mut Conn, agent: &str, incarnation: i64) -> Result<V
             attempt: row.attempt,
             platform_resource_id: row.platform_resource_id,
             updated_at: row.updated_at,
-            missed: row
-                .missed_epoch
-                .zip(row.begun_at)
-                .zip(row.received_at)
-                .map(|((lease_epoch, begun_at), received_at)| Missed {
+            missed: row.missed_epoch.zip(row.begun_at).zip(row.received_at).map(
+                |((lease_epoch, begun_at), received_at)| Missed {
                     lease_epoch,
                     begun_at,
                     received_at,
-                }),
+                },
+            ),
         })
         .collect())
 }
@@ -395,10 +393,12 @@ pub async fn list(
         .await?;
     rows.into_iter()
         .map(|row| {
-            let kind: LeftoverKind = row
-                .kind
-                .parse()
-                .map_err(|error: lessor_protocol::UnknownWord| Error::Internal(error.to_string()))?;
+            let kind: LeftoverKind =
+                row.kind
+                    .parse()
+                    .map_err(|error: lessor_protocol::UnknownWord| {
+                        Error::Internal(error.to_string())
+                    })?;
             let position = Position {
                 since: row.since,
                 kind,

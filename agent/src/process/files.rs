@@ -168,7 +168,12 @@ impl DataDir {
         let mut ids = Vec::new();
         for entry in std::fs::read_dir(self.0.join("sessions"))? {
             // Others' files are none of ours.
-            ids.extend(entry?.file_name().to_str().and_then(|name| Uuid::try_parse(name).ok()));
+            ids.extend(
+                entry?
+                    .file_name()
+                    .to_str()
+                    .and_then(|name| Uuid::try_parse(name).ok()),
+            );
         }
         Ok(ids)
     }

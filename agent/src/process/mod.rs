@@ -6,12 +6,12 @@
 //! and `delete`, which the service asks for.
 
 pub mod files;
+mod inventory;
 pub mod kill;
 pub mod look;
 pub mod proc;
 pub mod shim;
 pub mod spec;
-mod inventory;
 mod start;
 pub mod watch;
 

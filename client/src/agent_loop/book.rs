@@ -8,9 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use lessor_protocol::{
-    Action, Assignment, HeldSession, InventoryResource, ReportedState, Session,
-};
+use lessor_protocol::{Action, Assignment, HeldSession, InventoryResource, ReportedState, Session};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -129,11 +127,14 @@ impl Book {
         let name = &resource.platform_resource_id;
         self.iter().any(|(id, slot)| {
             let named = slot.resource.as_ref() == Some(name)
-                || slot.mailbox.as_ref().is_some_and(|mail| {
-                    mail.session.platform_resource_id.as_ref() == Some(name)
-                });
+                || slot
+                    .mailbox
+                    .as_ref()
+                    .is_some_and(|mail| mail.session.platform_resource_id.as_ref() == Some(name));
             let labelled = resource.session_id == Some(id)
-                && resource.attempt.is_none_or(|attempt| attempt >= slot.attempt);
+                && resource
+                    .attempt
+                    .is_none_or(|attempt| attempt >= slot.attempt);
             named || labelled
         })
     }
