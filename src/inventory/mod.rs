@@ -155,10 +155,10 @@ async fn take_in(
 
 /// What each name is. One that is listed twice is one resource: where the labels disagree, what
 /// speaks for keeping it wins.
-fn judge<'a>(
-    resources: &'a [InventoryResource],
+fn judge(
+    resources: &[InventoryResource],
     judge: impl Fn(&InventoryResource) -> Standing,
-) -> HashMap<&'a str, Standing> {
+) -> HashMap<&str, Standing> {
     let mut judged: HashMap<&str, Standing> = HashMap::with_capacity(resources.len());
     for resource in resources {
         let standing = judge(resource);
