@@ -182,7 +182,7 @@ async fn a_leftover_is_deleted_then_forgotten_and_still_deleted_if_it_comes_late
     let b = server.agent("b", "p", "e", 10).await;
     tells(&b, 0.0, &[]).await;
     assert_eq!(leftovers(&server).await.len(), 1);
-    tells(&a, 0.0, &[old.clone()]).await;
+    tells(&a, 0.0, std::slice::from_ref(&old)).await;
     assert!(leftovers(&server).await.is_empty(), "it is gone");
     let events = server
         .client
