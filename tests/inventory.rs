@@ -473,7 +473,11 @@ async fn an_inventory_is_wanted_at_registration_after_its_time_and_for_a_leftove
         .patch_pool("p", &json!({"inventory_every_seconds": 1}))
         .await
         .expect("200");
-    eventually("its time has come", || wanted(&a)).await;
+    eventually("its time has come", || async {
+        a.beat().await.expect("live").inventory_wanted
+    })
+    .await;
+    assert!(wanted(&a).await);
     server.stop().await;
 }
 
