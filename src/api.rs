@@ -17,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::app::App;
 use crate::error::Error;
 use crate::http::AdminToken;
-use crate::{agents, brake, claims, commands, drains, http, pools, reports, sessions};
+use crate::{agents, brake, claims, commands, drains, http, inventory, pools, reports, sessions};
 
 pub use document::{openapi, text};
 pub use operations::{EVERYWHERE, PROBLEMS};
@@ -45,6 +45,7 @@ fn v1(app: Option<&Arc<App>>) -> OpenApiRouter<Arc<App>> {
         .merge(drains::http::routes())
         .merge(reports::http::routes())
         .merge(commands::http::routes())
+        .merge(inventory::http::routes())
         .merge(sessions::http::routes());
     let waiting = OpenApiRouter::new()
         .merge(claims::http::routes())

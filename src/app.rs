@@ -153,6 +153,10 @@ impl App {
 fn count_from_zero() {
     metrics::counter!("lessor_claim_statements_total").absolute(0);
     metrics::counter!("lessor_leases_expired_total").absolute(0);
+    metrics::counter!("lessor_inventories_total").absolute(0);
+    for verdict in lessor_protocol::Verdict::ALL {
+        metrics::counter!("lessor_verdicts_total", "verdict" => verdict.as_str()).absolute(0);
+    }
     for outcome in lessor_protocol::Outcome::ALL {
         metrics::counter!("lessor_reports_total", "outcome" => outcome.as_str()).absolute(0);
     }

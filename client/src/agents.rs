@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use lessor_protocol::{
-    Agent, Availability, Claim, Claimed, CordonRequest, Heartbeat, Labels, Page, Register,
-    Registered, Renewed, ReportResults, Reports, Scheduling,
+    Agent, Availability, Claim, Claimed, CordonRequest, Heartbeat, Inventory, Labels, Leftover,
+    LeftoverKind, Page, Register, Registered, Renewed, ReportResults, Reports, Scheduling,
+    Verdicts,
 };
 use reqwest::Method;
 
@@ -24,6 +25,19 @@ pub struct AgentFilter {
     pub resource_domain: Option<String>,
     /// With all of these labels.
     pub labels: Labels,
+    /// The page.
+    pub paging: Paging,
+}
+
+/// Which leftovers to list; what is left out does not narrow it.
+#[derive(Clone, Debug, Default)]
+pub struct LeftoverFilter {
+    /// Of this pool.
+    pub pool: Option<String>,
+    /// Of this resource domain.
+    pub resource_domain: Option<String>,
+    /// Of this kind.
+    pub kind: Option<LeftoverKind>,
     /// The page.
     pub paging: Paging,
 }
@@ -128,6 +142,33 @@ impl Client {
     /// See [`Error`]. A report that was fenced or rejected is no error of the call.
     pub async fn report(&self, agent: &str, body: &Reports) -> Result<ReportResults, Error> {
         self.fetch(Call::new(Method::POST, &["agents", agent, "reports"]).json(body)?)
+            .await
+    }
+
+    /// Tells what an agent sees of its domain: all of it, or do not call this.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn send_inventory(&self, agent: &str, body: &Inventory) -> Result<Verdicts, Error> {
+        self.fetch(Call::new(Method::POST, &["agents", agent, "inventory"]).json(body)?)
+            .await
+    }
+
+    /// A page of what sessions left behind, and of what is in quarantine.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn list_leftovers(&self, filter: &LeftoverFilter) -> Result<Page<Leftover>, Error> {
+        let mut query = Vec::new();
+        push(&mut query, "pool", filter.pool.as_ref());
+        push(
+            &mut query,
+            "resource_domain",
+            filter.resource_domain.as_ref(),
+        );
+        push(&mut query, "kind", filter.kind.as_ref());
+        filter.paging.query(&mut query);
+        self.fetch(Call::new(Method::GET, &["leftovers"]).query(query))
             .await
     }
 

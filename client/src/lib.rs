@@ -16,7 +16,7 @@ mod sessions;
 
 pub mod agent_loop;
 
-pub use agents::AgentFilter;
+pub use agents::{AgentFilter, LeftoverFilter};
 pub use client::{Client, Paging};
 pub use error::Error;
 pub use lessor_protocol as protocol;

@@ -91,7 +91,7 @@ pub async fn heartbeat(
         lease: renewal.lease,
         scheduling: renewal.scheduling,
         lost: renewal.lost,
-        inventory_wanted: false,
+        inventory_wanted: renewal.inventory_wanted,
     })
 }
 

@@ -121,6 +121,19 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
         ],
     ),
     (
+        "send_inventory",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            AgentNotRegistered,
+            AgentSuperseded,
+            LeaseExpired,
+        ],
+    ),
+    ("list_leftovers", &[ValidationFailed]),
+    (
         "cordon_agent",
         &[
             MalformedJson,

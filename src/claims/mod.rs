@@ -162,6 +162,6 @@ pub async fn claim(app: &Arc<App>, agent: &str, claim: Claim) -> Result<Claimed>
         lost: answer.lost.unwrap_or(renewal.lost),
         lease: renewal.lease,
         scheduling: answer.scheduling.unwrap_or(renewal.scheduling),
-        inventory_wanted: false,
+        inventory_wanted: renewal.inventory_wanted,
     })
 }

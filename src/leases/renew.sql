@@ -14,12 +14,17 @@ WITH asked AS MATERIALIZED (
     WHERE a.name = l.name AND r.agent = a.name AND p.name = a.pool
         AND a.live AND a.incarnation = r.incarnation
     RETURNING a.name, a.pool, a.resource_domain, a.capacity, a.slots_used, a.claim_number, a.scheduling,
-        p.lease_ttl_seconds
+        p.lease_ttl_seconds,
+        a.inventory_taken_at IS NULL
+            OR a.inventory_taken_at + make_interval(secs => p.inventory_every_seconds) <= now()
+            OR EXISTS (SELECT FROM leftovers o WHERE o.pool = a.pool AND o.resource_domain = a.resource_domain
+                AND o.created_at > a.inventory_taken_at AND o.gone_at IS NULL) AS inventory_wanted
 )
 SELECT r.agent, r.incarnation AS given,
     a.incarnation AS current, a.live,
     n.name IS NOT NULL AS renewed,
     n.pool, n.resource_domain, n.capacity, n.slots_used, n.claim_number, n.scheduling, n.lease_ttl_seconds,
+    coalesce(n.inventory_wanted, false) AS inventory_wanted,
     ARRAY (SELECT l.session_id FROM lost_holds l
         WHERE l.agent = r.agent AND l.incarnation = r.incarnation) AS lost
 FROM asked r

@@ -46,6 +46,8 @@ pub struct Renewal {
     pub lease: Lease,
     /// Sessions that were taken from it.
     pub lost: Vec<Uuid>,
+    /// Whether an inventory is due.
+    pub inventory_wanted: bool,
 }
 
 /// The terms of a lease of this length: renew after a third, self-fence after two thirds.
@@ -234,6 +236,8 @@ struct Row {
     lease_ttl_seconds: Option<f64>,
     #[diesel(sql_type = Array<SqlUuid>)]
     lost: Vec<Uuid>,
+    #[diesel(sql_type = Bool)]
+    inventory_wanted: bool,
 }
 
 impl Row {
@@ -255,6 +259,7 @@ impl Row {
             scheduling: self.scheduling.unwrap_or(Scheduling::Active),
             lease: lease(self.lease_ttl_seconds.unwrap_or_default()),
             lost: self.lost,
+            inventory_wanted: self.inventory_wanted,
         })
     }
 }

@@ -13,6 +13,7 @@ mod draft;
 mod handover;
 mod history;
 pub mod http;
+mod inventory;
 mod list;
 mod reporting;
 mod row;

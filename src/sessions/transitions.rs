@@ -193,7 +193,10 @@ impl Draft {
         } else {
             0.0
         };
-        self.row.held_back_until = (pause > 0.0).then(|| ctx.after(pause));
+        let pause = (pause > 0.0).then(|| ctx.after(pause));
+        // It may have failed since, with a pause of its own.
+        let not_before = self.row.not_before.filter(|at| *at > ctx.now);
+        self.row.held_back_until = pause.max(not_before);
         self.touched = true;
     }
 

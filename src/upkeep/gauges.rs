@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::app::App;
 use crate::error::Result;
-use crate::pools;
+use crate::{inventory, pools};
 
 /// Sets the gauges.
 ///
@@ -27,6 +27,7 @@ pub async fn run(app: &Arc<App>) -> Result<()> {
         metrics::gauge!("lessor_slots_capacity", "pool" => name)
             .set(pool.counts.slots.capacity as f64);
     }
+    inventory::gauges(app).await?;
     for (kind, open, idle) in app.db.usage() {
         metrics::gauge!("lessor_db_connections", "kind" => kind, "state" => "open")
             .set(open as f64);

@@ -1,5 +1,5 @@
 //! What is deleted in time: ended sessions with their history, agents that never came back,
-//! answers kept for idempotency.
+//! answers kept for idempotency, leftovers that are gone.
 
 use std::sync::Arc;
 
@@ -26,6 +26,7 @@ pub async fn run(app: &Arc<App>) -> Result<bool> {
         include_str!("delete_ended.sql"),
         include_str!("delete_agents.sql"),
         include_str!("delete_keys.sql"),
+        include_str!("delete_leftovers.sql"),
     ] {
         let deleted: Deleted = app
             .db

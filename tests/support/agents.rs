@@ -45,9 +45,14 @@ pub struct ProcessAgent {
 impl ProcessAgent {
     /// Starts one for a pool of a server; agents with the same folder share a resource domain.
     pub fn start(url: &str, pool: &str, name: &str, folder: &Path) -> Self {
+        Self::start_in("this-machine", url, pool, name, folder)
+    }
+
+    /// As [`ProcessAgent::start`], in a resource domain with this name.
+    pub fn start_in(domain: &str, url: &str, pool: &str, name: &str, folder: &Path) -> Self {
         let child = Command::new(agent_program())
             .args(["process", "--url", url, "--pool", pool, "--name", name])
-            .args(["--resource-domain", "this-machine", "--data-dir"])
+            .args(["--resource-domain", domain, "--data-dir"])
             .arg(folder)
             .env("LESSOR_LOG", "warn")
             .stdin(Stdio::null())

@@ -160,6 +160,24 @@ impl DataDir {
         AttemptDir(self.session(id).join(attempt.to_string()))
     }
 
+    /// The sessions of which there is a folder.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn sessions(&self) -> io::Result<Vec<Uuid>> {
+        let mut ids = Vec::new();
+        for entry in std::fs::read_dir(self.0.join("sessions"))? {
+            // Others' files are none of ours.
+            ids.extend(
+                entry?
+                    .file_name()
+                    .to_str()
+                    .and_then(|name| Uuid::try_parse(name).ok()),
+            );
+        }
+        Ok(ids)
+    }
+
     /// The folders of all attempts of a session that are there.
     #[must_use]
     pub fn attempts(&self, id: Uuid) -> Vec<AttemptDir> {

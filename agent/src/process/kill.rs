@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use lessor_client::agent_loop::{Stop, Work};
+use lessor_client::agent_loop::{Fenced, Stop};
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
@@ -22,6 +22,8 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug)]
 pub struct Family {
     session_id: Uuid,
+    /// Where it is only this attempt, and not all that carries the session's id.
+    attempt: Option<i32>,
     shim: Option<ProcessId>,
     process: Option<ProcessId>,
 }
@@ -32,6 +34,7 @@ impl Family {
     pub fn of(record: &Record) -> Self {
         Self {
             session_id: record.session_id,
+            attempt: None,
             shim: Some(record.shim),
             process: record.process,
         }
@@ -42,8 +45,18 @@ impl Family {
     pub fn of_process(session_id: Uuid, process: ProcessId) -> Self {
         Self {
             session_id,
+            attempt: None,
             shim: None,
             process: Some(process),
+        }
+    }
+
+    /// Without what other attempts of the session run.
+    #[must_use]
+    pub fn only_attempt(self, attempt: i32) -> Self {
+        Self {
+            attempt: Some(attempt),
+            ..self
         }
     }
 
@@ -68,7 +81,13 @@ impl Family {
             // id in its environment is certainly ours.
             None => {
                 let id = self.session_id.to_string();
-                let ours = |pid: i32| proc::has_env(pid, "LESSOR_SESSION_ID", &id);
+                let attempt = self.attempt.map(|attempt| attempt.to_string());
+                let ours = |pid: i32| {
+                    proc::has_env(pid, "LESSOR_SESSION_ID", &id)
+                        && attempt
+                            .as_ref()
+                            .is_none_or(|attempt| proc::has_env(pid, "LESSOR_ATTEMPT", attempt))
+                };
                 add(all
                     .iter()
                     .map(|s| s.id)
@@ -109,11 +128,11 @@ impl Family {
     /// When the agent may no longer act, or something does not die.
     pub async fn end(
         &self,
-        work: &Work,
+        may_act: &(dyn Fn() -> Result<(), Fenced> + Sync),
         dir: Option<&AttemptDir>,
         grace: Duration,
     ) -> Result<(), Stop> {
-        work.may_act()?;
+        may_act()?;
         if let Some(dir) = dir {
             // Best effort: without it the shim gives no grace to what outlives the command.
             let _ = write(&dir.file(GRACE_FILE), &grace.as_secs_f64());
@@ -126,7 +145,7 @@ impl Family {
         }
         let deadline = Instant::now() + KILL_TIMEOUT;
         while self.is_alive() {
-            work.may_act()?;
+            may_act()?;
             if Instant::now() > deadline {
                 return Err(Stop::Again("some of its processes do not die".into()));
             }

@@ -2,11 +2,13 @@
 //!
 //! A session's command runs under a [`shim`], which writes down who runs and how that ended. All
 //! agents that share a data folder (a resource domain) can find, adopt, stop and report each
-//! other's processes. Nothing is ever killed because of what is *not* known: only `terminate` does.
+//! other's processes. Nothing is ever killed because of what is *not* known: only `terminate` kills,
+//! and `delete`, which the service asks for.
 
 mod commands;
 pub mod exec;
 pub mod files;
+mod inventory;
 pub mod kill;
 mod logs;
 pub mod look;
@@ -22,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lessor_client::agent_loop::{Driver, Exit, Held, Resource, Stop, Work};
-use lessor_protocol::{Command, ReportedFailure};
+use lessor_protocol::{Command, InventoryResource, ReportedFailure};
 use rustix::process::Signal;
 use uuid::Uuid;
 
@@ -175,9 +177,10 @@ impl ProcessDriver {
         if let Some(process) = Self::by_resource_id(work) {
             ends.push((None, Family::of_process(work.id(), process)));
         }
+        let may_act = || work.may_act();
         let ends = ends
             .iter()
-            .map(|(dir, family)| family.end(work, dir.as_ref(), grace));
+            .map(|(dir, family)| family.end(&may_act, dir.as_ref(), grace));
         futures_util::future::try_join_all(ends).await?;
         if session.delete_data {
             work.may_act()?;
@@ -308,6 +311,14 @@ impl Driver for ProcessDriver {
         command: &Command,
     ) -> Result<serde_json::Value, ReportedFailure> {
         self.do_command(work, command).await
+    }
+
+    async fn inventory(&self) -> Option<Vec<InventoryResource>> {
+        self.look_around().await
+    }
+
+    async fn delete(&self, resource: &InventoryResource) -> Result<(), Stop> {
+        self.delete_attempt(resource).await
     }
 
     async fn wait(&self, work: &Work) -> Exit {

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use lessor_protocol::{Action, Assignment, HeldSession, ReportedState, Session};
+use lessor_protocol::{Action, Assignment, HeldSession, InventoryResource, ReportedState, Session};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -45,6 +45,9 @@ pub(super) struct Slot {
     pub(super) cancel: CancellationToken,
     /// Why its task must end, if it must.
     pub(super) ending: Option<Ending>,
+    /// The attempt that it is at, and its resource, once that was reported.
+    pub(super) attempt: i32,
+    pub(super) resource: Option<String>,
     /// Set while the driver remembers it as held and running.
     pub(super) settled: Option<Arc<Session>>,
 }
@@ -82,6 +85,8 @@ impl Slot {
             bell: Arc::default(),
             cancel: CancellationToken::new(),
             ending: None,
+            attempt: i32::MIN,
+            resource: None,
             settled: None,
         }
     }
@@ -115,6 +120,23 @@ impl Book {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Uuid, &Slot)> {
         self.slots.iter().map(|(&id, slot)| (id, slot))
+    }
+
+    /// Whether this may be what a session in hand runs as: then it is not for anybody to delete.
+    pub(super) fn may_be_in_hand(&self, resource: &InventoryResource) -> bool {
+        let name = &resource.platform_resource_id;
+        self.iter().any(|(id, slot)| {
+            let named = slot.resource.as_ref() == Some(name)
+                || slot
+                    .mailbox
+                    .as_ref()
+                    .is_some_and(|mail| mail.session.platform_resource_id.as_ref() == Some(name));
+            let labelled = resource.session_id == Some(id)
+                && resource
+                    .attempt
+                    .is_none_or(|attempt| attempt >= slot.attempt);
+            named || labelled
+        })
     }
 
     /// What the agent holds, for a registration.
@@ -167,11 +189,13 @@ impl Book {
     }
 
     /// A session that the driver found at the start and the service let us keep: held and running.
-    pub(super) fn keep(&mut self, id: Uuid, epoch: i64, generation: i64, now: u64) {
-        let mut slot = Slot::new(epoch, generation, None, now);
+    pub(super) fn keep(&mut self, session: &Session, now: u64) {
+        let mut slot = Slot::new(session.lease_epoch, session.generation, None, now);
+        slot.attempt = session.attempt;
+        slot.resource.clone_from(&session.platform_resource_id);
         slot.held = true;
         slot.last = Some(ReportedState::Running);
-        self.slots.insert(id, slot);
+        self.slots.insert(session.id, slot);
     }
 
     /// A session in hand is held under another epoch from now on.
@@ -198,6 +222,8 @@ impl Book {
             slot.last = None;
         }
         (slot.epoch, slot.generation) = (mail.lease_epoch, mail.generation);
+        slot.attempt = mail.session.attempt;
+        slot.resource.clone_from(&mail.session.platform_resource_id);
         Some((mail, other_epoch))
     }
 

@@ -32,7 +32,7 @@ pub(super) enum Turn {
 }
 
 /// What an error means for the registration; none if it stands and the call may be made again.
-fn turn(error: &Error) -> Option<Turn> {
+pub(super) fn turn(error: &Error) -> Option<Turn> {
     match error.code()? {
         ProblemCode::AgentSuperseded => Some(Turn::Superseded),
         ProblemCode::LeaseExpired | ProblemCode::AgentNotRegistered => Some(Turn::Register),
@@ -66,6 +66,7 @@ impl<D: Driver> Agent<D> {
                         self.shared.renewed(sent_at, renewed.lease);
                         self.shared.dropped_heard(&dropped);
                         self.shared.lost(&renewed.lost, asked);
+                        self.shared.inventory_asked(renewed.inventory_wanted, asked);
                         continue;
                     }
                     Ok(Err(error)) => {
@@ -154,6 +155,7 @@ impl<D: Driver> Agent<D> {
     fn take_in(&self, claimed: Claimed, asked: u64) -> bool {
         let something = !claimed.assignments.is_empty() || !claimed.lost.is_empty();
         self.shared.lost(&claimed.lost, asked);
+        self.shared.inventory_asked(claimed.inventory_wanted, asked);
         for assignment in claimed.assignments {
             let id = assignment.session.id;
             if self.shared.arrive(assignment, asked) {

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use lessor_protocol::{Command, Endpoint, RawJson, ReportedFailure, Session};
+use lessor_protocol::{Command, Endpoint, InventoryResource, RawJson, ReportedFailure, Session};
 use uuid::Uuid;
 
 use super::work::Work;
@@ -76,6 +76,24 @@ pub trait Driver: Send + Sync + 'static {
         let message = format!("this agent knows no command `{}`", command.kind);
         let _ = work;
         async move { Err(failure("unsupported", message, None, false)) }
+    }
+
+    /// All that this agent sees on its platform, in whatever state, with the labels that it finds:
+    /// what other agents of its domain started as well. `None` if it cannot tell now: a list that
+    /// is not whole must not be given.
+    fn inventory(&self) -> impl Future<Output = Option<Vec<InventoryResource>>> + Send {
+        async { None }
+    }
+
+    /// Deletes a resource that no session wants: one that [`Driver::inventory`] listed and the
+    /// service said so of. Called only while the agent may act, and dropped as other actions are.
+    /// That nothing is there is a success.
+    fn delete(
+        &self,
+        resource: &InventoryResource,
+    ) -> impl Future<Output = Result<(), Stop>> + Send {
+        let _ = resource;
+        async { Ok(()) }
     }
 
     /// Waits until the resource has ended by itself. Never ends for platforms that cannot tell.

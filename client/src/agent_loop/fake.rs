@@ -43,6 +43,8 @@ pub(super) struct FakeState {
     /// Epochs that are current; others are fenced. Everything is, if empty.
     pub(super) fenced: Vec<i64>,
     pub(super) ttl: f64,
+    /// Whether heartbeats ask for an inventory; every resource of it is to be deleted.
+    pub(super) inventory_wanted: bool,
 }
 
 impl Fake {
@@ -98,6 +100,7 @@ impl Fake {
             ("delete", _) => "goodbye",
             (_, call) if call.starts_with("claim") => "claim",
             (_, "heartbeat") => "heartbeat",
+            (_, "inventory") => "inventory",
             _ => "reports",
         };
         {
@@ -121,10 +124,18 @@ impl Fake {
                 let lost = state.still_lost();
                 (
                     200,
-                    json!({"lease": state.lease(), "scheduling": "active", "lost": lost, "inventory_wanted": false}),
+                    json!({"lease": state.lease(), "scheduling": "active", "lost": lost, "inventory_wanted": state.inventory_wanted}),
                 )
             }
             "reports" => (200, self.reports(body)),
+            "inventory" => {
+                let resources = body["resources"].as_array().unwrap();
+                let verdicts: Vec<_> = resources
+                    .iter()
+                    .map(|r| json!({"platform_resource_id": r["platform_resource_id"], "verdict": "delete"}))
+                    .collect();
+                (200, json!({ "verdicts": verdicts }))
+            }
             "claim" => (200, self.claim().await),
             _ => {
                 self.state.lock().unwrap().goodbyes += 1;

@@ -3,7 +3,8 @@
 //! Implement [`Driver`] for a platform and call [`Agent::run`]. The loop registers, renews the
 //! lease, parks claims, accepts each assignment *before* the driver touches anything, delivers
 //! reports until they are answered, stops acting when the lease was not renewed in time, lets go of
-//! what it has lost without ever killing it, and says goodbye at the end.
+//! what it has lost without ever killing it, deletes what the service says that nobody wants, and
+//! says goodbye at the end.
 //!
 //! ```no_run
 //! # use lessor_client::{Client, agent_loop::*};
@@ -16,7 +17,8 @@
 //! ```
 //!
 //! Inside: `book`, `desk`, `queue` and `lease` are pure; `shared` puts them under one lock; `register`,
-//! `calls` talk to the service; `task` is the life of one session, `commands` what is done on it.
+//! `calls`, `inventory` talk to the service; `task` is the life of one session, `commands` what is
+//! done on it.
 
 mod backoff;
 mod book;
@@ -24,6 +26,7 @@ mod calls;
 mod commands;
 mod desk;
 mod driver;
+mod inventory;
 mod lease;
 mod queue;
 mod register;
@@ -138,6 +141,7 @@ impl<D: Driver> Agent<D> {
                 turn = self.keep_renewing() => turn,
                 turn = self.keep_claiming() => turn,
                 turn = self.keep_reporting() => turn,
+                turn = self.keep_taking_inventory() => turn,
             };
             self.shared.lease_ended();
             match turn {

@@ -47,6 +47,7 @@ impl<D: Driver> Agent<D> {
         }
         let verdict = self.register_until_answered(&held, first).await?;
         self.apply(&held, found, verdict).await;
+        self.shared.want_inventory();
         Ok(())
     }
 
@@ -172,7 +173,7 @@ impl<D: Driver> Agent<D> {
         {
             let mut state = self.shared.lock();
             let now = state.stamp();
-            state.book.keep(id, lease_epoch, session.generation, now);
+            state.book.keep(&session, now);
         }
         self.shared.settle(id, Some(Arc::new(session.clone())));
         self.driver

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::book::{Arrival, Book, Ending};
 use super::desk::Desk;
 use super::driver::Resource;
+use super::inventory::Wanted;
 use super::lease::{LeaseClock, boottime};
 use super::queue::{Answer, ReportQueue};
 
@@ -34,6 +35,8 @@ pub(super) struct Shared {
     pub(super) acting: Semaphore,
     /// Bounds looks; apart from actions, since an offer waits for a look.
     pub(super) looking: Semaphore,
+    /// Rung when the service wants an inventory.
+    pub(super) inventories: Notify,
     lease_changes: watch::Sender<()>,
     hold_changes: watch::Sender<()>,
 }
@@ -45,6 +48,7 @@ pub(super) struct State {
     pub(super) book: Book,
     pub(super) queue: ReportQueue,
     pub(super) desk: Desk,
+    pub(super) inventory: Wanted,
     dropped: BTreeMap<Uuid, i64>,
     past: HashMap<Uuid, i64>,
     past_order: VecDeque<Uuid>,
@@ -137,6 +141,7 @@ impl Shared {
             losses: Notify::new(),
             acting: Semaphore::new(slots),
             looking: Semaphore::new(slots),
+            inventories: Notify::new(),
             lease_changes: watch::Sender::new(()),
             hold_changes: watch::Sender::new(()),
         })
@@ -213,6 +218,9 @@ impl Shared {
             return oneshot::channel().1;
         };
         slot.last = Some(draft.state);
+        if let Some(name) = &draft.resource.platform_resource_id {
+            slot.resource = Some(name.clone());
+        }
         let report = draft.report(slot.key(id), slot.generation);
         let answer = state.queue.push(report);
         drop(state);

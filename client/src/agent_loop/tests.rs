@@ -23,6 +23,7 @@ pub(super) struct Platform {
     exit: Notify,
     /// Opens for one command whose kind begins with `slow`.
     pub(super) gate: Notify,
+    sees: Mutex<Option<Vec<lessor_protocol::InventoryResource>>>,
 }
 
 impl Platform {
@@ -85,6 +86,15 @@ impl Driver for Arc<Platform> {
             return Ok(json!("x".repeat(70_000)));
         }
         Ok(json!({ "did": command.kind }))
+    }
+    async fn inventory(&self) -> Option<Vec<lessor_protocol::InventoryResource>> {
+        self.sees.lock().unwrap().clone()
+    }
+    async fn delete(&self, resource: &lessor_protocol::InventoryResource) -> Result<(), Stop> {
+        self.log(format!("delete {}", resource.platform_resource_id));
+        let mut sees = self.sees.lock().unwrap();
+        sees.as_mut().unwrap().retain(|seen| seen != resource);
+        Ok(())
     }
     async fn wait(&self, _: &Work) -> Exit {
         self.exit.notified().await;
@@ -183,6 +193,32 @@ async fn accepts_before_it_acts_and_says_goodbye() {
     run.shutdown.cancel();
     run.agent.await.unwrap().unwrap();
     assert_eq!(run.fake.with(|state| state.goodbyes), 1);
+}
+
+#[tokio::test]
+async fn what_is_told_to_be_deleted_is_but_never_what_may_be_in_hand() {
+    use lessor_protocol::InventoryResource as Seen;
+    let run = run(1.0, Platform::default(), |state| {
+        state.inventory_wanted = true
+    })
+    .await;
+    run.fake.assign(1, "start", 5, 1);
+    run.states(1, &[(5, "starting"), (5, "running")]).await;
+    let id = Uuid::from_u128(1);
+    *run.platform.sees.lock().unwrap() = Some(vec![
+        Seen::named("r"),
+        Seen::named("labelled").of(id, 1),
+        Seen::named("earlier").of(id, 0),
+        Seen::named("stranger"),
+    ]);
+    let deleted = |what| move |run: &Run| run.platform.logged(what) == 1;
+    run.until("deleted", deleted("delete earlier")).await;
+    run.until("deleted", deleted("delete stranger")).await;
+    for what in ["delete r", "delete labelled"] {
+        assert_eq!(run.platform.logged(what), 0, "{what}");
+    }
+    run.shutdown.cancel();
+    run.agent.await.unwrap().unwrap();
 }
 
 #[tokio::test]
