@@ -140,6 +140,8 @@ async fn sessions_move_while_they_run() {
     assert_eq!((now.status, now.remaining), (DrainStatus::InProgress, 3));
     let offered = two.claim(10, 10.0).await;
     assert_eq!(offered.len(), 3, "adoption needs no slot");
+    // Time enough for several steps of the drain; and it is given nothing back.
+    assert!(one.claim(10, 0.5).await.is_empty());
     let now = drain(&server, "one").await;
     assert_eq!((now.status, now.remaining), (DrainStatus::InProgress, 3));
     for assignment in &offered {
@@ -192,8 +194,12 @@ async fn what_nobody_can_adopt_is_not_asked_for() {
     let id = server.session("p").await.id;
     one.runs_one().await;
 
+    let parked = one.park(10, 30.0);
+    server.has_parked("p", 1).await;
     let begun = server.client.drain_agent("one", &within(60.0)).await;
     let begun = begun.expect("it begins");
+    let news = parked.await.expect("a task").expect("an answer");
+    assert_eq!(news.scheduling, Scheduling::Draining, "its poll ends once");
     assert!(begun.last_of_domain, "it says in advance what will happen");
     assert_eq!(begun.on_lost, OnLost::Wait);
     assert_eq!(begun.blocked.len(), 1);
@@ -212,6 +218,33 @@ async fn what_nobody_can_adopt_is_not_asked_for() {
     let done = reaches(&server, "one", DrainStatus::Completed).await;
     assert!(done.blocked.is_empty() && !done.last_of_domain);
     assert_eq!(states_since_it_ran(&server, id).await, ["running"]);
+}
+
+#[tokio::test]
+async fn who_let_go_does_not_get_it_back_while_another_can_take_it() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let one = server.agent("one", "p", "host", 10).await;
+    let two = server.agent("two", "p", "host", 10).await;
+    let id = server.session("p").await.id;
+    one.runs_one().await;
+    server
+        .client
+        .drain_agent("one", &within(60.0))
+        .await
+        .expect("it begins");
+    releases(&one, 1).await;
+    server
+        .client
+        .uncordon_agent("one")
+        .await
+        .expect("no cordon");
+    assert!(
+        one.claim(10, 0.5).await.is_empty(),
+        "though it may have more"
+    );
+    let adopted = adopts(&two, 1).await;
+    assert_eq!(adopted[0].session.id, id);
 }
 
 #[tokio::test]
