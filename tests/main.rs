@@ -17,6 +17,7 @@ mod model;
 mod outages;
 mod plans;
 mod process_agent;
+mod process_brake;
 mod process_commands;
 mod process_drains;
 mod races;
