@@ -654,6 +654,86 @@ async fn a_whole_pool_moves_to_the_agents_that_come_after() {
 }
 
 #[tokio::test]
+async fn who_says_goodbye_and_comes_again_is_not_drained_any_more() {
+    let server = TestServer::start().await;
+    server.pool("p", |pool| pool.on_lost = OnLost::Fail).await;
+    let mut one = server.agent("one", "p", "host", 10).await;
+    let id = server.session("p").await.id;
+    one.runs_one().await;
+    server
+        .client
+        .drain_pool("p", &within(1.0))
+        .await
+        .expect("it begins");
+    // As a pod that is replaced: the same name, and the only agent there is.
+    server
+        .client
+        .deregister_agent("one", Some(one.incarnation), false)
+        .await
+        .expect("goodbye");
+    one.restart(&[]).await;
+    assert_eq!(scheduling(&server, "one").await, Scheduling::Active);
+    adopts(&one, 1).await;
+    let done = reaches(&server, "one", DrainStatus::Completed).await;
+    assert_eq!((done.total, done.handed_over), (1, 1));
+    assert_eq!(states_since_it_ran(&server, id).await, ["running"]);
+    assert_eq!(scheduling(&server, "one").await, Scheduling::Active);
+}
+
+#[tokio::test]
+async fn of_two_drains_the_later_one_does_not_take_the_first_ones_cordon_for_an_older_one() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let one = server.agent("one", "p", "host", 10).await;
+    server.session("p").await;
+    one.runs_one().await;
+    let client = &server.client;
+    client
+        .drain_agent("one", &within(60.0))
+        .await
+        .expect("it begins");
+    client
+        .drain_pool("p", &within(60.0))
+        .await
+        .expect("another begins");
+    client.cancel_agent_drain("one").await.expect("off");
+    assert_eq!(scheduling(&server, "one").await, Scheduling::Draining);
+    client.cancel_pool_drain("p").await.expect("off");
+    assert_eq!(scheduling(&server, "one").await, Scheduling::Active);
+}
+
+#[tokio::test]
+async fn an_acknowledgment_never_makes_a_taken_session_wait_longer() {
+    let server = TestServer::start().await;
+    server
+        .pool("p", |pool| {
+            pool.lease_ttl_seconds = 3.0;
+            pool.backoff_initial_seconds = 300.0;
+        })
+        .await;
+    let one = server.agent("one", "p", "host", 10).await;
+    let two = server.agent("two", "p", "host", 10).await;
+    let (beating, beating_too) = (one.keep_beating(0.5), two.keep_beating(0.5));
+    server.session("p").await;
+    let held = one.runs_one().await;
+    // It has failed before, long ago.
+    let client = server.database.client().await;
+    let tried = "UPDATE sessions SET attempts_used = 4";
+    client.batch_execute(tried).await.expect("it is noted");
+    server
+        .client
+        .drain_agent("one", &by_force())
+        .await
+        .expect("it begins");
+    let mut body = one.claim_body(0, 0.0);
+    body.dropped = TestAgent::held(std::slice::from_ref(&held));
+    server.client.claim("one", &body).await.expect("it lets go");
+    adopts(&two, 1).await;
+    beating.abort();
+    beating_too.abort();
+}
+
+#[tokio::test]
 async fn other_wishes_outrank_a_hand_over() {
     let server = TestServer::start().await;
     server.pool("p", |_| {}).await;

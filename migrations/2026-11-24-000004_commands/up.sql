@@ -37,6 +37,7 @@ CREATE TABLE commands (
     CONSTRAINT only_news_is_told CHECK (holder IS NULL OR status IN ('pending', 'delivered', 'cancelled'))
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 CREATE UNIQUE INDEX commands_by_session ON commands (session_id, seq);
+CREATE INDEX commands_finished ON commands (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX commands_open ON commands (session_id) WHERE open;
 CREATE INDEX commands_to_deliver ON commands (holder, deliver_at) WHERE holder IS NOT NULL;
 CREATE INDEX commands_due ON commands (deadline_at) WHERE open;

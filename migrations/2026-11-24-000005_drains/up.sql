@@ -22,6 +22,7 @@ CREATE TABLE drains (
     force       boolean NOT NULL,
     started_at  timestamptz NOT NULL,
     deadline_at timestamptz NOT NULL,
+    acted_at    timestamptz,
     finished_at timestamptz,
     CHECK ((finished_at IS NULL) = (status = 'in_progress'))
 );
@@ -38,6 +39,7 @@ COMMENT ON COLUMN drains.started_by IS 'By whom';
 COMMENT ON COLUMN drains.force IS 'Whether holds are taken without asking';
 COMMENT ON COLUMN drains.started_at IS 'Since when';
 COMMENT ON COLUMN drains.deadline_at IS 'When what has not been handed over is taken, or left to on_lost';
+COMMENT ON COLUMN drains.acted_at IS 'When holds were last taken, or left to on_lost, after the deadline';
 COMMENT ON COLUMN drains.finished_at IS 'When it was over';
 
 CREATE TABLE drain_agents (
@@ -45,6 +47,7 @@ CREATE TABLE drain_agents (
     agent           text COLLATE "C" NOT NULL,
     resource_domain text COLLATE "C" NOT NULL,
     was_cordoned    boolean NOT NULL,
+    agent_since     timestamptz NOT NULL,
     PRIMARY KEY (drain_id, agent)
 );
 CREATE INDEX drain_agents_by_agent ON drain_agents (agent);
@@ -53,6 +56,8 @@ COMMENT ON COLUMN drain_agents.drain_id IS 'The drain';
 COMMENT ON COLUMN drain_agents.agent IS 'The agent; it may have gone since';
 COMMENT ON COLUMN drain_agents.resource_domain IS 'Its domain';
 COMMENT ON COLUMN drain_agents.was_cordoned IS 'Whether it was cordoned before; a cancelled drain leaves it so';
+
+COMMENT ON COLUMN drain_agents.agent_since IS 'Its created_at: one that left and came again under its name is another one';
 
 CREATE TABLE drain_sessions (
     drain_id   uuid NOT NULL REFERENCES drains (id) ON DELETE CASCADE,

@@ -53,13 +53,17 @@ pub async fn advance(conn: &mut Conn, id: Uuid) -> Result<Step> {
         step.hints.changed.insert(id);
     }
     let is_due = drain.force || drain.is_late;
-    let decides = rules.on_lost != OnLost::Wait && !drain.is_braked;
+    let on_lost = Some(rules.on_lost);
+    let decides = on_lost.filter(|on_lost| *on_lost != OnLost::Wait && !drain.is_braked);
     let to_do = store::to_do(conn, id, &drain.agents, is_due, decides).await?;
     step.more = to_do.len() >= BATCH;
     if !to_do.is_empty() {
         step.hints
-            .merge(act(conn, &rules, &holders, &to_do, (is_due, decides)).await?);
+            .merge(act(conn, &rules, &holders, &to_do, (is_due, decides.is_some())).await?);
         step.hints.changed.insert(id);
+        if is_due {
+            store::acted(conn, id).await?;
+        }
         let again = store::follow(conn, id, &drain.agents).await?;
         step.handed_over += again.iter().filter(|o| *o == "handed_over").count() as u64;
     }
@@ -86,6 +90,9 @@ async fn end(conn: &mut Conn, id: Uuid, rules: &PoolSpec) -> Result<Option<Drain
     let Some(drain) = store::show(conn, id).await? else {
         return Ok(None);
     };
+    if !drain.has_members {
+        return Ok(Some(DrainStatus::Cancelled));
+    }
     if drain.remaining == 0 && !store::hold_anything(conn, &drain.agents).await? {
         return Ok(Some(DrainStatus::Completed));
     }
@@ -95,7 +102,7 @@ async fn end(conn: &mut Conn, id: Uuid, rules: &PoolSpec) -> Result<Option<Drain
     // What was taken at the deadline can be claimed once the lease that its holder had then has run
     // out, and may be offered to somebody who does not answer before somebody does.
     let grace = rules.lease_ttl_seconds + 2.0 * rules.accept_timeout_seconds;
-    let over = drain.deadline_at + sessions::duration(grace);
+    let over = drain.grace_from + sessions::duration(grace);
     Ok((sessions::now(conn).await? >= over).then_some(DrainStatus::Failed))
 }
 

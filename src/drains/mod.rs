@@ -10,7 +10,8 @@
 //!   reported on by another agent, or is at rest (ended, hibernated, waiting to be started anew),
 //!   and they hold nothing.
 //! - No session is stopped by it, but for what `on_lost` says of those that nobody can adopt.
-//! - It goes on whatever becomes of its agents: they may die, leave, or register anew meanwhile.
+//! - It goes on whatever becomes of its agents: they may die, leave, or register anew meanwhile. One
+//!   that said goodbye and came again is a new agent, which the drain is not about.
 
 mod advance;
 pub mod http;
@@ -217,6 +218,8 @@ async fn call_off(
     (names, agents): (&[String], &[AgentRow]),
     actor: &Actor,
 ) -> Result<(Hints, Vec<String>)> {
+    // Each of several agents that leave at once sees who is left.
+    store::lock(conn, id).await?;
     let drain = store::show(conn, id).await?;
     let Some(drain) = drain.filter(|drain| drain.status == DrainStatus::InProgress) else {
         return Ok(Default::default());
@@ -291,13 +294,23 @@ pub async fn advance_all(app: &Arc<App>) -> Result<Duration> {
         })
         .await?;
     let mut pause = Duration::from_millis(if ids.is_empty() { 500 } else { 100 });
+    let mut failed = None;
     for id in ids {
         let step = app
             .db
             .write("drains::advance", move |conn| {
                 Box::pin(advance::advance(conn, id))
             })
-            .await?;
+            .await;
+        // One that cannot be moved on does not keep the others.
+        let step = match step {
+            Ok(step) => step,
+            Err(error) => {
+                tracing::warn!(drain = %id, %error, "a drain was not moved on");
+                failed = Some(error);
+                continue;
+            }
+        };
         if step.more {
             pause = Duration::ZERO;
         }
@@ -308,5 +321,5 @@ pub async fn advance_all(app: &Arc<App>) -> Result<Duration> {
         }
         app.hub.committed(step.hints);
     }
-    Ok(pause)
+    failed.map_or(Ok(pause), Err)
 }

@@ -40,7 +40,13 @@ pub struct Standing {
     /// Whether much of its pool is silent, so that `on_lost` decides nothing.
     #[diesel(sql_type = Bool)]
     pub is_braked: bool,
-    /// The agents that it is about.
+    /// Whether it is about anybody still; those may have gone since.
+    #[diesel(sql_type = Bool)]
+    pub has_members: bool,
+    /// Since when those who hold something after the deadline have had time.
+    #[diesel(sql_type = Timestamptz)]
+    pub grace_from: DateTime<Utc>,
+    /// The agents that it is about and that are still there.
     #[diesel(sql_type = Array<Text>)]
     pub agents: Vec<String>,
     #[diesel(sql_type = BigInt)]
@@ -121,10 +127,10 @@ async fn ids(conn: &mut Conn, statement: Statement<'_>) -> Result<Vec<Uuid>> {
     Ok(rows.into_iter().map(|row| row.id).collect())
 }
 
-/// The newest drain of an agent, its pool's included.
+/// The newest drain of an agent, its pool's included; of those in progress its own.
 pub async fn of_agent(conn: &mut Conn, agent: &str) -> Result<Option<Uuid>> {
     let text = "-- drains::of_agent\nSELECT d.id FROM drain_agents x JOIN drains d ON d.id = x.drain_id \
-        WHERE x.agent = $1 ORDER BY d.status = 'in_progress' DESC, d.started_at DESC LIMIT 1";
+        WHERE x.agent = $1 ORDER BY d.status = 'in_progress' DESC, d.agent IS NOT NULL DESC, d.started_at DESC LIMIT 1";
     let found = ids(conn, Statement::new(text).bind::<Text, _>(agent.to_owned()));
     Ok(found.await?.pop())
 }
@@ -168,10 +174,12 @@ pub async fn agents_of(conn: &mut Conn, pool: &str) -> Result<Vec<String>> {
     Ok(rows.into_iter().map(|row| row.name).collect())
 }
 
-/// The agents that a drain is about.
+/// The agents that a drain is about and that are still there.
 pub async fn members(conn: &mut Conn, id: Uuid) -> Result<Vec<String>> {
     let rows: Vec<Name> = Statement::new(
-        "-- drains::members\nSELECT agent AS name FROM drain_agents WHERE drain_id = $1 ORDER BY agent",
+        "-- drains::members\nSELECT x.agent AS name FROM drain_agents x \
+         JOIN agents a ON a.name = x.agent AND a.created_at = x.agent_since \
+         WHERE x.drain_id = $1 ORDER BY x.agent",
     )
     .bind::<SqlUuid, _>(id)
     .load(conn)
@@ -254,13 +262,13 @@ pub async fn to_do(
     id: Uuid,
     agents: &[String],
     is_due: bool,
-    decides: bool,
+    decides: Option<OnLost>,
 ) -> Result<Vec<ToDo>> {
     Ok(Statement::new(include_str!("to_do.sql"))
         .bind::<SqlUuid, _>(id)
         .bind::<Array<Text>, _>(agents.to_vec())
         .bind::<Bool, _>(is_due)
-        .bind::<Bool, _>(decides)
+        .bind::<Text, _>(decides.map_or("", OnLost::as_str))
         .load(conn)
         .await?)
 }
@@ -301,6 +309,24 @@ pub async fn hold_anything(conn: &mut Conn, agents: &[String]) -> Result<bool> {
     .get_result(conn)
     .await?;
     Ok(some.some)
+}
+
+/// Locks a drain's own row, after its agents.
+pub async fn lock(conn: &mut Conn, id: Uuid) -> Result<()> {
+    Statement::new("-- drains::lock\nSELECT FROM drains WHERE id = $1 FOR NO KEY UPDATE")
+        .bind::<SqlUuid, _>(id)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Notes that holds were taken, or left to `on_lost`, just now.
+pub async fn acted(conn: &mut Conn, id: Uuid) -> Result<()> {
+    Statement::new("-- drains::acted\nUPDATE drains SET acted_at = now() WHERE id = $1")
+        .bind::<SqlUuid, _>(id)
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 /// Ends a drain that is in progress.

@@ -36,8 +36,12 @@ impl Known {
     /// Whether something may be running that it does not know the name of yet.
     fn may_have_more_than_it_knows(&self) -> bool {
         use SessionState as S;
-        matches!(self.state, S::Pending | S::Starting | S::Waking)
-            && self.platform_resource_id.is_none()
+        match self.state {
+            // The name that it has may be of what it was before it slept.
+            S::Waking => true,
+            S::Pending | S::Starting => self.platform_resource_id.is_none(),
+            _ => false,
+        }
     }
 }
 

@@ -107,7 +107,7 @@ async fn decide(conn: &mut Conn, pool: &str, rows: Vec<SessionRow>) -> Result<Hi
         let mut draft = Draft::of(row);
         if draft.row.desired_state == DesiredState::Terminated {
             draft.end_without_agent(&ctx);
-        } else if draft.row.state == SessionState::Terminating {
+        } else if draft.row.state == SessionState::Terminating && rules.on_lost != OnLost::Wait {
             // Nobody wanted its end, and it was ending: as on_lost says of the rest.
             draft.fail_with_domain(&ctx);
         } else {

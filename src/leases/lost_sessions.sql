@@ -9,7 +9,7 @@ JOIN pools p ON p.name = d.pool
 JOIN sessions s ON s.agent_pool = d.pool AND s.resource_domain = d.name AND s.domain_work IS NOT NULL
 WHERE d.lost_since + make_interval(secs => p.adopt_timeout_seconds) <= clock_timestamp()
     AND p.brake_since IS NULL
-    AND (s.domain_work = 'terminate'
+    AND ((s.domain_work = 'terminate' AND (s.desired_state = 'terminated' OR p.on_lost <> 'wait'))
         OR p.on_lost = 'fail'
         OR (p.on_lost = 'restart' AND s.desired_state = 'running' AND NOT s.domain_lost))
     AND NOT EXISTS (SELECT FROM agents a WHERE a.pool = d.pool AND a.resource_domain = d.name AND a.live)

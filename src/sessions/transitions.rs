@@ -148,6 +148,8 @@ impl Draft {
         ) {
             self.remember_lost(&agent, incarnation, lease_expires_at);
             self.unassign(ctx, reason, "session.requeued");
+            // Whoever it was taken from does not hold on to it by a registration either.
+            self.avoid(ctx, &agent, ctx.pool.lease_ttl_seconds);
             if self.row.state != SessionState::Terminated && lease_expires_at > ctx.now {
                 self.row.held_back_until = Some(lease_expires_at);
             }
@@ -196,7 +198,10 @@ impl Draft {
         let pause = (pause > 0.0).then(|| ctx.after(pause));
         // It may have failed since, with a pause of its own.
         let not_before = self.row.not_before.filter(|at| *at > ctx.now);
-        self.row.held_back_until = pause.max(not_before);
+        let until = pause.max(not_before);
+        // An acknowledgment never makes it later.
+        self.row.held_back_until =
+            until.and_then(|until| self.row.held_back_until.map(|at| at.min(until)));
         self.touched = true;
     }
 

@@ -5,7 +5,7 @@ use lessor_protocol::InventoryResource;
 
 use super::files::{AttemptDir, Record};
 use super::kill::Family;
-use super::look::{Found, settled};
+use super::look::{Found, look};
 use super::proc::{self, ProcessId};
 use super::{DEFAULT_GRACE, ProcessDriver};
 
@@ -21,7 +21,16 @@ impl ProcessDriver {
         };
         let mut seen = Vec::new();
         for dir in sessions.into_iter().flat_map(|id| self.data.attempts(id)) {
-            match settled(&dir).await {
+            match look(&dir) {
+                // A shim that has written down who runs is at its start or its end: that is its
+                // name, and whoever labels it is kept. One that has not has started nothing yet.
+                Ok(Found::Unsettled) => {
+                    if let Ok(Some(record)) = dir.record()
+                        && let Some(process) = record.process
+                    {
+                        seen.push(resource(&record, process, "ending"));
+                    }
+                }
                 Ok(Found::Running(record, process)) => {
                     seen.push(resource(&record, process, "running"));
                 }
@@ -33,9 +42,9 @@ impl ProcessDriver {
                         seen.push(resource(&record, process, "orphaned"));
                     }
                 }
-                Ok(Found::Nothing | Found::Ended(_) | Found::Vanished(_) | Found::Unsettled) => {}
-                Err(stop) => {
-                    tracing::warn!(?stop, dir = %dir.path().display(), "cannot look around");
+                Ok(Found::Nothing | Found::Ended(_) | Found::Vanished(_)) => {}
+                Err(error) => {
+                    tracing::warn!(%error, dir = %dir.path().display(), "cannot look around");
                     return None;
                 }
             }
