@@ -26,6 +26,7 @@ pub mod pools;
 pub mod postgres;
 pub mod problem;
 pub mod reports;
+pub mod scaling;
 pub mod serve;
 pub mod sessions;
 pub mod store;

@@ -21,4 +21,5 @@ mod process_brake;
 mod process_commands;
 mod process_drains;
 mod races;
+mod scaling;
 mod sessions;

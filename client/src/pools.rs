@@ -1,6 +1,6 @@
 //! Calls about pools.
 
-use lessor_protocol::{Page, Pool, PoolSpec};
+use lessor_protocol::{Page, Pool, PoolSpec, Scaling};
 use reqwest::Method;
 
 use crate::client::{Call, Client, Paging};
@@ -62,6 +62,15 @@ impl Client {
         let mut query = Vec::new();
         paging.query(&mut query);
         self.fetch(Call::new(Method::GET, &["pools"]).query(query))
+            .await
+    }
+
+    /// How many agents a pool needs, and which can go.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn pool_scaling(&self, pool: &str) -> Result<Scaling, Error> {
+        self.fetch(Call::new(Method::GET, &["pools", pool, "scaling"]))
             .await
     }
 }

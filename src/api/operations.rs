@@ -57,6 +57,7 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
         ],
     ),
     ("release_brake", &[PoolNotFound]),
+    ("get_pool_scaling", &[PoolNotFound]),
     ("list_agents", &[ValidationFailed]),
     ("get_agent", &[AgentNotRegistered]),
     (

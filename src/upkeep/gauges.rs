@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::app::App;
 use crate::error::Result;
-use crate::{inventory, pools};
+use crate::{inventory, pools, scaling};
 
 /// Sets the gauges.
 ///
@@ -13,7 +13,11 @@ use crate::{inventory, pools};
 #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
 pub async fn run(app: &Arc<App>) -> Result<()> {
     for pool in pools::list(app, None, 1_000).await? {
+        let desired = scaling::desired_agents(&pool);
         let name = pool.name;
+        metrics::gauge!("lessor_agents_desired", "pool" => name.clone()).set(desired as f64);
+        metrics::gauge!("lessor_sessions_held", "pool" => name.clone())
+            .set(pool.counts.slots.held as f64);
         metrics::gauge!("lessor_sessions_waiting", "pool" => name.clone())
             .set(pool.counts.sessions.waiting as f64);
         metrics::gauge!("lessor_oldest_waiting_seconds", "pool" => name.clone())
