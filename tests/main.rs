@@ -19,5 +19,7 @@ mod plans;
 mod process_agent;
 mod process_commands;
 mod process_drains;
+mod process_rebalance;
 mod races;
+mod rebalance;
 mod sessions;

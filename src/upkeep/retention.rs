@@ -1,5 +1,5 @@
 //! What is deleted in time: ended sessions with their history, agents that never came back,
-//! answers kept for idempotency, leftovers that are gone.
+//! answers kept for idempotency, leftovers that are gone, rebalances that are over.
 
 use std::sync::Arc;
 
@@ -27,6 +27,7 @@ pub async fn run(app: &Arc<App>) -> Result<bool> {
         include_str!("delete_agents.sql"),
         include_str!("delete_keys.sql"),
         include_str!("delete_leftovers.sql"),
+        include_str!("delete_rebalances.sql"),
     ] {
         let deleted: Deleted = app
             .db
