@@ -90,7 +90,10 @@ fn suits(candidate: &Candidate, item: &Item) -> bool {
             .is_none_or(|domain| *domain == candidate.resource_domain)
         && (!item.needs_slot || candidate.slots_used < candidate.capacity)
         && item.avoid.as_ref() != Some(&candidate.name)
-        && item.kept_for.as_ref().is_none_or(|name| *name == candidate.name)
+        && item
+            .kept_for
+            .as_ref()
+            .is_none_or(|name| *name == candidate.name)
 }
 
 /// The order of preference under a placement.

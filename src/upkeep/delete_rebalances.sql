@@ -5,10 +5,11 @@ WITH gone AS (
     DELETE FROM rebalances r WHERE r.id IN (
         SELECT o.id FROM rebalances o
         WHERE o.finished_at < now() - interval '7 days'
-            AND (NOT EXISTS (SELECT FROM pools p WHERE p.name = o.pool)
-                OR EXISTS (SELECT FROM rebalances n WHERE n.pool = o.pool
-                    AND (n.started_at, n.id) > (o.started_at, o.id)))
+            AND EXISTS (SELECT FROM rebalances n WHERE n.pool = o.pool
+                AND (n.started_at, n.id) > (o.started_at, o.id))
         ORDER BY o.finished_at LIMIT 500)
     RETURNING 1
+), poolless AS (
+    DELETE FROM rebalances r WHERE NOT EXISTS (SELECT FROM pools p WHERE p.name = r.pool)
 )
 SELECT count(*) AS deleted FROM gone
