@@ -2,7 +2,8 @@
 //! the next moves.
 //!
 //! It can be run at any time and by any server; it works on what it finds. Agents are locked before
-//! sessions, and both before the rebalance's own rows.
+//! sessions. Its own rows come whenever they do: nobody who holds an agent or a session waits for
+//! them.
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -20,6 +20,7 @@ mod state;
 mod store;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lessor_protocol::{
     Actor, MoveState, Placement, PoolSpec, Rebalance, RebalanceMove, RebalanceRequest,
@@ -184,17 +185,19 @@ fn count(outcomes: &[MoveState]) {
     }
 }
 
-/// Moves every rebalance on, and looks at the pools that rebalance by themselves.
+/// Moves every rebalance on, and looks at the pools that rebalance by themselves; when to do so
+/// again.
 ///
 /// # Errors
 /// `DatabaseUnavailable`.
-pub async fn run(app: &Arc<App>) -> Result<()> {
+pub async fn run(app: &Arc<App>) -> Result<Duration> {
     let ids = app
         .db
         .read("rebalance::unfinished", |conn| {
             Box::pin(store::unfinished(conn))
         })
         .await?;
+    let pause = Duration::from_millis(if ids.is_empty() { 500 } else { 200 });
     for id in ids {
         for _ in 0..MAX_STEPS {
             let step = app
@@ -213,5 +216,6 @@ pub async fn run(app: &Arc<App>) -> Result<()> {
             }
         }
     }
-    looks::run(app).await
+    looks::run(app).await?;
+    Ok(pause)
 }

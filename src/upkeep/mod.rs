@@ -49,8 +49,7 @@ pub fn start(app: &Arc<App>, tasks: &TaskTracker, stop: &CancellationToken) {
         drains::advance_all(&app).await
     });
     drive(app, tasks, stop, "rebalance", |app| async move {
-        rebalance::run(&app).await?;
-        Ok(Duration::from_millis(200))
+        rebalance::run(&app).await
     });
     drive(app, tasks, stop, "orphans", |app| async move {
         leases::release_orphans(&app).await?;
