@@ -228,7 +228,7 @@ mod tests {
             ..start()
         };
         let mut agents = [agent("a", 0, 4), agent("b", 4, 4)];
-        let given = share_out(&mut agents, &[kept.clone()], Placement::Spread);
+        let given = share_out(&mut agents, std::slice::from_ref(&kept), Placement::Spread);
         assert_eq!(given, [Some(1)]);
         let given = share_out(&mut agents[..1], &[kept], Placement::Spread);
         assert_eq!(given, [None]);

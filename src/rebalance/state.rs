@@ -159,7 +159,7 @@ mod tests {
                     n as u64,
                 ),
                 lease_epoch: 1,
-                started_at: DateTime::from_timestamp(n, 0).unwrap(),
+                started_at: DateTime::from_timestamp(n, 0).expect("a time"),
             })
             .collect();
         Member {
@@ -284,8 +284,9 @@ mod tests {
             }
             if moves.len() < max_moves {
                 if equal {
-                    let (most, least) = (held.iter().max(), held.iter().min());
-                    prop_assert!(most.unwrap() - least.unwrap() <= min_gain);
+                    let most = held.iter().max().expect("an agent");
+                    let least = held.iter().min().expect("an agent");
+                    prop_assert!(most - least <= min_gain);
                 }
                 // Done once, there is nothing to do a second time.
                 for (member, held) in fleet.iter_mut().zip(&held) {
