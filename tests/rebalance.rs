@@ -237,11 +237,12 @@ async fn the_target_gets_it_and_others_only_when_it_does_not_come() {
         .uncordon_agent("three")
         .await
         .expect("no cordon");
-    let parked = three.park(10, 20.0);
-    server.has_parked("p", 1).await;
     let asked = one.claim(10, 5.0).await;
     assert_eq!(answer(&one, asked).await, 1, "one at a time");
-    // Now it is kept for the target, though the other one is parked.
+    // Now it is kept for the target, and the other one asks in vain.
+    assert!(three.claim(10, 0.0).await.is_empty(), "it is kept");
+    let parked = three.park(10, 20.0);
+    server.has_parked("p", 1).await;
     let given = two.claim(10, 5.0).await;
     assert_eq!(given[0].session.id, begun.moves[0].session_id);
     assert!(!parked.is_finished(), "it was not told of it");
