@@ -18,7 +18,8 @@ use crate::app::App;
 use crate::error::Error;
 use crate::http::AdminToken;
 use crate::{
-    agents, brake, claims, commands, drains, http, inventory, pools, reports, scaling, sessions,
+    agents, brake, claims, commands, drains, http, inventory, pools, rebalance, reports, scaling,
+    sessions,
 };
 
 pub use document::{openapi, text};
@@ -46,6 +47,7 @@ fn v1(app: Option<&Arc<App>>) -> OpenApiRouter<Arc<App>> {
         .merge(scaling::http::routes())
         .merge(agents::http::routes())
         .merge(drains::http::routes())
+        .merge(rebalance::http::routes())
         .merge(reports::http::routes())
         .merge(commands::http::routes())
         .merge(inventory::http::routes())

@@ -3,7 +3,7 @@
 //! The rooms, in the order in which a session meets them: it is created (`sessions`) in a pool
 //! (`pools`), claimed (`claims`) by an agent (`agents`) under its lease (`leases`), which reports
 //! on it (`reports`), does commands on it (`commands`) and tells what else it sees (`inventory`),
-//! until it moves to another agent (`drains`); all of it leaves history (`events`). `brake` holds what cannot be undone. `upkeep`
+//! until it moves to another agent (`drains`, `rebalance`); all of it leaves history (`events`). `brake` holds what cannot be undone. `upkeep`
 //! does what happens by itself, `wakeups` says who should look. `store` is the database and no
 //! feature, `http` the web and no feature.
 
@@ -25,6 +25,7 @@ pub mod leases;
 pub mod pools;
 pub mod postgres;
 pub mod problem;
+pub mod rebalance;
 pub mod reports;
 pub mod scaling;
 pub mod serve;

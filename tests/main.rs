@@ -20,6 +20,8 @@ mod process_agent;
 mod process_brake;
 mod process_commands;
 mod process_drains;
+mod process_rebalance;
 mod races;
+mod rebalance;
 mod scaling;
 mod sessions;

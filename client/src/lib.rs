@@ -12,6 +12,7 @@ mod commands;
 mod drains;
 mod error;
 mod pools;
+mod rebalance;
 mod sessions;
 
 pub mod agent_loop;

@@ -82,6 +82,11 @@ pub struct PoolSpec {
     #[serde(default = "defaults::slots_per_agent")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000000))]
     pub slots_per_agent: i32,
+    /// Rebalance by itself, once the most and the least utilised agent of a domain have been further
+    /// apart than so many sessions for a while: 2 to 1000000; null: only when asked to.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(minimum = 2, maximum = 1000000))]
+    pub rebalance_min_gain: Option<i32>,
     /// Labels for people and filters.
     #[serde(default)]
     pub labels: Labels,
@@ -135,6 +140,7 @@ impl PoolSpec {
             keep_ended_seconds: defaults::keep_ended_seconds(),
             agent_retention_seconds: defaults::agent_retention_seconds(),
             slots_per_agent: defaults::slots_per_agent(),
+            rebalance_min_gain: None,
             labels: Labels::new(),
         }
     }
@@ -183,6 +189,8 @@ pub struct Pool {
     pub agent_retention_seconds: f64,
     /// The slots an agent is expected to bring.
     pub slots_per_agent: i32,
+    /// From which difference on it rebalances by itself; null: only when asked to.
+    pub rebalance_min_gain: Option<i32>,
     /// Labels for people and filters.
     pub labels: Labels,
     /// Rises with every change of the pool's settings.

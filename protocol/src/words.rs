@@ -202,6 +202,38 @@ words! {
 }
 
 words! {
+    /// How far a rebalance is.
+    RebalanceStatus {
+        /// It was only asked what it would do.
+        Planned = "planned",
+        /// Sessions are still to be moved.
+        InProgress = "in_progress",
+        /// Every move was made, skipped or given up; or there was nothing to move.
+        Completed = "completed",
+        /// Somebody called it off.
+        Cancelled = "cancelled",
+    }
+}
+
+words! {
+    /// How far a move of a rebalance is.
+    MoveState {
+        /// It has not begun.
+        Planned = "planned",
+        /// The holder was asked to let go, and the other agent has not taken it over yet.
+        InProgress = "in_progress",
+        /// The other agent holds the session.
+        Moved = "moved",
+        /// The session or one of the agents had changed meanwhile, so that it was not made.
+        Skipped = "skipped",
+        /// It took too long: the session stays with its holder, or went to a third agent.
+        Failed = "failed",
+        /// The rebalance was called off before it began.
+        Cancelled = "cancelled",
+    }
+}
+
+words! {
     /// How far a drain is.
     DrainStatus {
         /// Sessions are still to be handed over.

@@ -171,6 +171,18 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
     ("get_pool_drain", &[NotFound, ValidationFailed]),
     ("cancel_agent_drain", &[NotFound]),
     ("cancel_pool_drain", &[NotFound]),
+    (
+        "rebalance_pool",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            PoolNotFound,
+        ],
+    ),
+    ("get_rebalance", &[NotFound]),
+    ("cancel_rebalance", &[NotFound]),
     ("list_sessions", &[ValidationFailed]),
     ("create_session", CREATE),
     ("create_sessions", CREATE),

@@ -317,6 +317,10 @@ fn item(row: &SessionRow, now: DateTime<Utc>, own_domain: bool) -> Item {
             .avoid_agent
             .clone()
             .filter(|_| row.avoid_until.is_some_and(|until| until > now)),
+        kept_for: row
+            .reserved_for
+            .clone()
+            .filter(|_| own_domain && row.reserved_until.is_some_and(|until| until > now)),
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Item {
     pub is_end: bool,
     /// The agent that is not to get it now.
     pub avoid: Option<String>,
+    /// The only agent that is to get it now; any if there is none.
+    pub kept_for: Option<String>,
 }
 
 /// For each item, in order, the index of the candidate that gets it.
@@ -88,6 +90,10 @@ fn suits(candidate: &Candidate, item: &Item) -> bool {
             .is_none_or(|domain| *domain == candidate.resource_domain)
         && (!item.needs_slot || candidate.slots_used < candidate.capacity)
         && item.avoid.as_ref() != Some(&candidate.name)
+        && item
+            .kept_for
+            .as_ref()
+            .is_none_or(|name| *name == candidate.name)
 }
 
 /// The order of preference under a placement.
@@ -136,6 +142,7 @@ mod tests {
             uses_slot: true,
             is_end: false,
             avoid: None,
+            kept_for: None,
         }
     }
 
@@ -188,6 +195,7 @@ mod tests {
             uses_slot: false,
             is_end: true,
             avoid: None,
+            kept_for: None,
         };
         let mut agents = [agent("a", 0, 4)];
         agents[0].may_take = MayTake::Ends;
@@ -209,6 +217,21 @@ mod tests {
             share_out(&mut agents, &[avoided], Placement::Spread),
             [None]
         );
+    }
+
+    #[test]
+    fn what_is_kept_for_one_agent_goes_to_no_other() {
+        let kept = Item {
+            domain: Some("d".to_owned()),
+            needs_slot: false,
+            kept_for: Some("b".to_owned()),
+            ..start()
+        };
+        let mut agents = [agent("a", 0, 4), agent("b", 4, 4)];
+        let given = share_out(&mut agents, std::slice::from_ref(&kept), Placement::Spread);
+        assert_eq!(given, [Some(1)]);
+        let given = share_out(&mut agents[..1], &[kept], Placement::Spread);
+        assert_eq!(given, [None]);
     }
 
     proptest! {

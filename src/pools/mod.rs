@@ -93,6 +93,9 @@ fn check(name: &str, spec: &PoolSpec) -> Result<()> {
         )
         .range_i32("/slots_per_agent", spec.slots_per_agent, 1, 1_000_000)
         .labels("/labels", &spec.labels);
+    if let Some(gain) = spec.rebalance_min_gain {
+        checks.range_i32("/rebalance_min_gain", gain, 2, 1_000_000);
+    }
     if spec.backoff_max_seconds < spec.backoff_initial_seconds {
         checks.refuse(
             "/backoff_max_seconds",

@@ -47,6 +47,7 @@ pub struct PoolRow {
     pub updated_at: DateTime<Utc>,
     pub brake_since: Option<DateTime<Utc>>,
     pub brake_silent_agents: Option<i64>,
+    pub rebalance_min_gain: Option<i32>,
 }
 
 impl PoolRow {
@@ -71,6 +72,7 @@ impl PoolRow {
             keep_ended_seconds: self.keep_ended_seconds,
             agent_retention_seconds: self.agent_retention_seconds,
             slots_per_agent: self.slots_per_agent,
+            rebalance_min_gain: self.rebalance_min_gain,
             labels: self.labels.clone(),
         }
     }
@@ -98,6 +100,7 @@ struct Settings {
     keep_ended_seconds: f64,
     agent_retention_seconds: f64,
     slots_per_agent: i32,
+    rebalance_min_gain: Option<i32>,
     labels: LabelsColumn,
 }
 
@@ -122,6 +125,7 @@ impl Settings {
             keep_ended_seconds: spec.keep_ended_seconds,
             agent_retention_seconds: spec.agent_retention_seconds,
             slots_per_agent: spec.slots_per_agent,
+            rebalance_min_gain: spec.rebalance_min_gain,
             labels: LabelsColumn(spec.labels.clone()),
         }
     }
@@ -370,6 +374,7 @@ fn into_pool(row: PoolRow, counted: Option<&Counts>) -> Pool {
         keep_ended_seconds: row.keep_ended_seconds,
         agent_retention_seconds: row.agent_retention_seconds,
         slots_per_agent: row.slots_per_agent,
+        rebalance_min_gain: row.rebalance_min_gain,
         labels: row.labels,
         version: row.version,
         created_at: row.created_at,

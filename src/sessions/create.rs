@@ -316,6 +316,8 @@ fn row_of(
         ended_at: None,
         version: 1,
         handing_over: false,
+        reserved_for: None,
+        reserved_until: None,
     }
 }
 

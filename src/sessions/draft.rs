@@ -249,14 +249,21 @@ impl Draft {
         action: Action,
         accepted: bool,
     ) {
+        // A transaction's time is that of its beginning: it may have begun before the one that ended
+        // the last assignment, and have waited for it.
+        let at = if self.was.was_lease_epoch > 0 {
+            ctx.now.max(self.row.queued_at)
+        } else {
+            ctx.now
+        };
         self.opened = Some(LedgerOpened {
             session_id: self.row.id,
             lease_epoch: self.row.lease_epoch,
             agent: agent.name.clone(),
             incarnation: agent.incarnation,
             action,
-            offered_at: ctx.now,
-            accepted_at: accepted.then_some(ctx.now),
+            offered_at: at,
+            accepted_at: accepted.then_some(at),
         });
     }
 

@@ -95,6 +95,8 @@ pub struct SessionRow {
     pub ended_at: Option<DateTime<Utc>>,
     pub version: i64,
     pub handing_over: bool,
+    pub reserved_for: Option<String>,
+    pub reserved_until: Option<DateTime<Utc>>,
 }
 
 /// JSON inside a string: the server's JSON functions cannot carry everything that JSON can say

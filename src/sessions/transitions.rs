@@ -52,7 +52,7 @@ impl Draft {
         self.row.assigned_action = Some(action);
         self.row.held_back_until = None;
         self.row.phase_deadline_at = None;
-        self.row.handing_over = false;
+        self.forget_hand_over();
     }
 
     /// Notes that the assignee was told once more what to do, and when it is to be told again:
@@ -222,7 +222,7 @@ impl Draft {
             self.unassign(ctx, EndReason::Superseded, "session.requeued");
         }
         // A newer wish outranks a hand-over; whoever wanted that can ask for it again.
-        self.row.handing_over = false;
+        self.forget_hand_over();
         self.want_anew(ctx, desired, None);
         self.end_if_over(ctx);
     }
@@ -367,7 +367,7 @@ impl Draft {
         self.row.deliver_at = None;
         self.row.deliveries = 0;
         self.row.phase_deadline_at = None;
-        self.row.handing_over = false;
+        self.forget_hand_over();
         self.row.queued_at = ctx.now;
     }
 

@@ -15,7 +15,8 @@ WITH changed AS MATERIALIZED (
         terminate_timeout_seconds double precision, idle_timeout_seconds double precision,
         grace_seconds double precision, delete_data boolean, failure json, termination_reason text,
         updated_at timestamptz, queued_at timestamptz, started_at timestamptz, ended_at timestamptz,
-        version bigint, handing_over boolean)
+        version bigint, handing_over boolean,
+        reserved_for text, reserved_until timestamptz)
 ), written AS (
     UPDATE sessions s SET
         labels = c.labels, priority = c.priority,
@@ -36,7 +37,8 @@ WITH changed AS MATERIALIZED (
         failure = c.failure, termination_reason = c.termination_reason,
         updated_at = c.updated_at, queued_at = c.queued_at,
         started_at = c.started_at, ended_at = c.ended_at, version = c.version,
-        handing_over = c.handing_over
+        handing_over = c.handing_over,
+        reserved_for = c.reserved_for, reserved_until = c.reserved_until
     FROM changed c
     WHERE s.id = c.id
         AND s.version = c.was_version

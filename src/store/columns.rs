@@ -34,6 +34,8 @@ words_in_columns!(
     protocol::Action,
     protocol::Scheduling,
     protocol::DrainStatus,
+    protocol::RebalanceStatus,
+    protocol::MoveState,
     protocol::CommandStatus,
 );
 

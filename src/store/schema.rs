@@ -32,6 +32,7 @@ diesel::table! {
         updated_at -> Timestamptz,
         brake_since -> Nullable<Timestamptz>,
         brake_silent_agents -> Nullable<BigInt>,
+        rebalance_min_gain -> Nullable<Integer>,
     }
 }
 
@@ -121,6 +122,8 @@ diesel::table! {
         ended_at -> Nullable<Timestamptz>,
         version -> BigInt,
         handing_over -> Bool,
+        reserved_for -> Nullable<Text>,
+        reserved_until -> Nullable<Timestamptz>,
     }
 }
 

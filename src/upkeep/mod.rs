@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::{brake, commands, drains, leases};
+use crate::{brake, commands, drains, leases, rebalance};
 
 /// The shortest pause of a task that asks to run again at once.
 const BREATH: Duration = Duration::from_millis(5);
@@ -47,6 +47,9 @@ pub fn start(app: &Arc<App>, tasks: &TaskTracker, stop: &CancellationToken) {
     });
     drive(app, tasks, stop, "drains", |app| async move {
         drains::advance_all(&app).await
+    });
+    drive(app, tasks, stop, "rebalance", |app| async move {
+        rebalance::run(&app).await
     });
     drive(app, tasks, stop, "orphans", |app| async move {
         leases::release_orphans(&app).await?;

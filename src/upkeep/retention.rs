@@ -1,5 +1,6 @@
 //! What is deleted in time: ended sessions with their history, agents that never came back,
-//! answers kept for idempotency, leftovers that are gone, drains and commands that are over.
+//! answers kept for idempotency, leftovers that are gone, drains, rebalances and commands that are
+//! over.
 
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ pub async fn run(app: &Arc<App>) -> Result<bool> {
         include_str!("delete_keys.sql"),
         include_str!("delete_leftovers.sql"),
         include_str!("delete_drains.sql"),
+        include_str!("delete_rebalances.sql"),
     ] {
         let deleted: Deleted = app
             .db

@@ -72,7 +72,10 @@ impl Hints {
                 reach: Reach::Domain,
                 ..
             } => {
-                if let Some(domain) = &row.resource_domain {
+                if let Some(agent) = &row.reserved_for {
+                    // Kept for one agent: the others need not look.
+                    self.pool(&row.agent_pool).agents.insert(agent.clone());
+                } else if let Some(domain) = &row.resource_domain {
                     self.pool(&row.agent_pool).domains.insert(domain.clone());
                 }
             }
