@@ -3,7 +3,7 @@
 //! The rooms, in the order in which a session meets them: it is created (`sessions`) in a pool
 //! (`pools`), claimed (`claims`) by an agent (`agents`) under its lease (`leases`), which reports
 //! on it (`reports`), does commands on it (`commands`) and tells what else it sees (`inventory`),
-//! until it moves to another agent (`drains`); all of it leaves history (`events`). `brake` holds what cannot be undone. `upkeep`
+//! until it moves to another agent (`drains`); all of it leaves history (`events`). `brake` holds what cannot be undone, `limits` ends what nobody uses. `upkeep`
 //! does what happens by itself, `wakeups` says who should look. `store` is the database and no
 //! feature, `http` the web and no feature.
 
@@ -22,6 +22,7 @@ pub mod http;
 pub mod idempotency;
 pub mod inventory;
 pub mod leases;
+pub mod limits;
 pub mod pools;
 pub mod postgres;
 pub mod problem;

@@ -209,6 +209,15 @@ impl Draft {
 
     /// Changes what is wanted. Whether that is allowed has been checked.
     pub fn want(&mut self, ctx: &Context<'_>, desired: DesiredState) {
+        self.want_because(ctx, desired, None);
+    }
+
+    pub(super) fn want_because(
+        &mut self,
+        ctx: &Context<'_>,
+        desired: DesiredState,
+        reason: Option<&str>,
+    ) {
         if self.row.desired_state == desired {
             return;
         }
@@ -218,7 +227,7 @@ impl Draft {
         }
         // A newer wish outranks a hand-over; whoever wanted that can ask for it again.
         self.row.handing_over = false;
-        self.want_anew(ctx, desired, None);
+        self.want_anew(ctx, desired, reason);
         self.end_if_over(ctx);
     }
 
@@ -264,7 +273,7 @@ impl Draft {
         self.row.generation += 1;
         self.row.not_before = None;
         self.row.held_back_until = None;
-        self.row.started_at = None;
+        (self.row.started_at, self.row.first_started_at) = (None, None);
         self.row.queued_at = ctx.now;
         self.move_to(ctx, SessionState::Pending, Some("retried"));
     }
@@ -381,6 +390,7 @@ impl Draft {
         self.row.ended_at = ended.then_some(ctx.now);
         if to == SessionState::Running && from != SessionState::Running {
             self.row.started_at = Some(ctx.now);
+            self.row.first_started_at.get_or_insert(ctx.now);
         }
         if to == SessionState::Terminated {
             self.row.held_back_until = None;
