@@ -17,7 +17,9 @@ mod table;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use lessor_protocol::{Activity, Actor, Agent, HeldSession, Register, Registered, Renewed, Scheduling};
+use lessor_protocol::{
+    Activity, Actor, Agent, HeldSession, Register, Registered, Renewed, Scheduling,
+};
 
 use crate::app::App;
 use crate::drains;

@@ -149,44 +149,129 @@ mod tests {
         let cases: &[(&str, Change, i64, Verdict)] = &[
             ("not yet", |_| {}, 59, Later(at(60))),
             ("idle since it started", |_| {}, 60, Reached(Idle)),
-            ("used", |f| f.last_activity_at = Some(at(30)), 60, Later(at(90))),
-            ("used, long ago", |f| f.last_activity_at = Some(at(30)), 90, Reached(Idle)),
-            ("used in an earlier run", |f| f.last_activity_at = Some(at(-9)), 59, Later(at(60))),
+            (
+                "used",
+                |f| f.last_activity_at = Some(at(30)),
+                60,
+                Later(at(90)),
+            ),
+            (
+                "used, long ago",
+                |f| f.last_activity_at = Some(at(30)),
+                90,
+                Reached(Idle),
+            ),
+            (
+                "used in an earlier run",
+                |f| f.last_activity_at = Some(at(-9)),
+                59,
+                Later(at(60)),
+            ),
             ("no limit", |f| f.idle_timeout_seconds = None, 999, Nothing),
-            ("not running", |f| f.state = SessionState::Waking, 999, Nothing),
-            ("hibernated is wanted", |f| f.desired = DesiredState::Hibernated, 999, Nothing),
-            ("its end is wanted", |f| f.desired = DesiredState::Terminated, 999, Nothing),
+            (
+                "not running",
+                |f| f.state = SessionState::Waking,
+                999,
+                Nothing,
+            ),
+            (
+                "hibernated is wanted",
+                |f| f.desired = DesiredState::Hibernated,
+                999,
+                Nothing,
+            ),
+            (
+                "its end is wanted",
+                |f| f.desired = DesiredState::Terminated,
+                999,
+                Nothing,
+            ),
             ("nobody holds it", |f| f.held = false, 999, Nothing),
-            ("adopted lately", |f| f.held_since = Some(at(50)), 70, Later(at(80))),
-            ("adopted", |f| f.held_since = Some(at(50)), 80, Reached(Idle)),
-            ("an outage lately", |f| f.gap_at = Some(at(55)), 84, Later(at(85))),
+            (
+                "adopted lately",
+                |f| f.held_since = Some(at(50)),
+                70,
+                Later(at(80)),
+            ),
+            (
+                "adopted",
+                |f| f.held_since = Some(at(50)),
+                80,
+                Reached(Idle),
+            ),
+            (
+                "an outage lately",
+                |f| f.gap_at = Some(at(55)),
+                84,
+                Later(at(85)),
+            ),
             ("an outage", |f| f.gap_at = Some(at(55)), 85, Reached(Idle)),
-            ("an outage goes on", |f| f.pulse_is_fresh = false, 70, Later(at(71))),
-            ("its life is over", |f| f.max_duration_seconds = Some(50.0), 50, Reached(MaxDuration)),
-            ("its life is over in an outage", |f| {
-                f.max_duration_seconds = Some(50.0);
-                f.pulse_is_fresh = false;
-            }, 50, Reached(MaxDuration)),
-            ("the sooner of both", |f| f.max_duration_seconds = Some(50.0), 49, Later(at(50))),
-            ("life counts from the first run", |f| {
-                f.first_started_at = Some(at(-40));
-                f.max_duration_seconds = Some(50.0);
-            }, 10, Reached(MaxDuration)),
-            ("also at rest, and held by nobody", |f| {
-                f.max_duration_seconds = Some(500.0);
-                f.state = SessionState::Hibernated;
-                f.desired = DesiredState::Hibernated;
-                f.held = false;
-            }, 500, Reached(MaxDuration)),
-            ("a dead letter", |f| {
-                f.max_duration_seconds = Some(50.0);
-                f.state = SessionState::Failed;
-            }, 500, Nothing),
-            ("never ran", |f| {
-                f.max_duration_seconds = Some(50.0);
-                f.state = SessionState::Pending;
-                (f.started_at, f.first_started_at) = (None, None);
-            }, 500, Nothing),
+            (
+                "an outage goes on",
+                |f| f.pulse_is_fresh = false,
+                70,
+                Later(at(71)),
+            ),
+            (
+                "its life is over",
+                |f| f.max_duration_seconds = Some(50.0),
+                50,
+                Reached(MaxDuration),
+            ),
+            (
+                "its life is over in an outage",
+                |f| {
+                    f.max_duration_seconds = Some(50.0);
+                    f.pulse_is_fresh = false;
+                },
+                50,
+                Reached(MaxDuration),
+            ),
+            (
+                "the sooner of both",
+                |f| f.max_duration_seconds = Some(50.0),
+                49,
+                Later(at(50)),
+            ),
+            (
+                "life counts from the first run",
+                |f| {
+                    f.first_started_at = Some(at(-40));
+                    f.max_duration_seconds = Some(50.0);
+                },
+                10,
+                Reached(MaxDuration),
+            ),
+            (
+                "also at rest, and held by nobody",
+                |f| {
+                    f.max_duration_seconds = Some(500.0);
+                    f.state = SessionState::Hibernated;
+                    f.desired = DesiredState::Hibernated;
+                    f.held = false;
+                },
+                500,
+                Reached(MaxDuration),
+            ),
+            (
+                "a dead letter",
+                |f| {
+                    f.max_duration_seconds = Some(50.0);
+                    f.state = SessionState::Failed;
+                },
+                500,
+                Nothing,
+            ),
+            (
+                "never ran",
+                |f| {
+                    f.max_duration_seconds = Some(50.0);
+                    f.state = SessionState::Pending;
+                    (f.started_at, f.first_started_at) = (None, None);
+                },
+                500,
+                Nothing,
+            ),
         ];
         for (what, change, now, verdict) in cases {
             assert_eq!(judge(&facts(change), at(*now)), *verdict, "{what}");

@@ -40,7 +40,8 @@ impl SessionRow {
     /// whatever activity there may be. None while no limit runs.
     #[must_use]
     pub(super) fn limits_run_to(&self) -> Option<DateTime<Utc>> {
-        let after = |at: Option<DateTime<Utc>>, seconds: Option<f64>| Some(at? + duration(seconds?));
+        let after =
+            |at: Option<DateTime<Utc>>, seconds: Option<f64>| Some(at? + duration(seconds?));
         let over = self.desired_state == DesiredState::Terminated
             || matches!(self.state, SessionState::Terminated | SessionState::Failed);
         let used = self.desired_state == DesiredState::Running
