@@ -25,6 +25,7 @@ mod table;
 mod transitions;
 mod verbs;
 mod wait;
+mod wants;
 mod write;
 
 pub use create::{NewOf, create};

@@ -207,30 +207,6 @@ impl Draft {
         self.touched = true;
     }
 
-    /// Changes what is wanted. Whether that is allowed has been checked.
-    pub fn want(&mut self, ctx: &Context<'_>, desired: DesiredState) {
-        self.want_because(ctx, desired, None);
-    }
-
-    pub(super) fn want_because(
-        &mut self,
-        ctx: &Context<'_>,
-        desired: DesiredState,
-        reason: Option<&str>,
-    ) {
-        if self.row.desired_state == desired {
-            return;
-        }
-        if self.row.is_offered() {
-            // An offer that has not been accepted is no hold: it had no effect, so it is void.
-            self.unassign(ctx, EndReason::Superseded, "session.requeued");
-        }
-        // A newer wish outranks a hand-over; whoever wanted that can ask for it again.
-        self.row.handing_over = false;
-        self.want_anew(ctx, desired, reason);
-        self.end_if_over(ctx);
-    }
-
     /// A new generation, which a holder is told of.
     pub(super) fn want_anew(
         &mut self,
@@ -399,7 +375,7 @@ impl Draft {
     }
 
     /// `terminated` in the same transaction, where nothing is left to do for it.
-    fn end_if_over(&mut self, ctx: &Context<'_>) {
+    pub(super) fn end_if_over(&mut self, ctx: &Context<'_>) {
         if self.row.next() == Next::End {
             self.move_to(ctx, SessionState::Terminated, None);
         }

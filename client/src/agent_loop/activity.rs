@@ -45,3 +45,48 @@ impl<D: Driver> Agent<D> {
         items.take(MAX_ITEMS).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Platform, Says, run};
+
+    #[tokio::test]
+    async fn a_heartbeat_says_what_is_in_use_of_what_is_held() {
+        let run = run(1.0, Platform::default(), |_| {}).await;
+        run.until("a beat", |run| run.fake.with(|state| state.beats > 0))
+            .await;
+        assert!(
+            run.fake.with(|state| state.activity.is_empty()),
+            "nothing is held"
+        );
+        run.fake.assign(1, "start", 5, 1);
+        run.until("activity", |run| {
+            run.fake.with(|state| state.activity.len() > 1)
+        })
+        .await;
+        let told = run.fake.with(|state| state.activity.clone());
+        let first = serde_json::json!({
+            "session_id": uuid::Uuid::from_u128(1), "idle_seconds": 5.0});
+        assert!(told.iter().all(|item| *item == first), "{told:?}");
+        run.shutdown.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_hangs_or_panics_costs_no_lease() {
+        for activity in [Says::Never, Says::Panic] {
+            let platform = Platform {
+                activity,
+                ..Platform::default()
+            };
+            let run = run(1.0, platform, |_| {}).await;
+            run.fake.assign(1, "start", 5, 1);
+            run.until("beats", |run| run.fake.with(|state| state.beats > 4))
+                .await;
+            let seen = |state: &mut super::super::fake::FakeState| {
+                (state.registered.len(), state.activity.len())
+            };
+            assert_eq!(run.fake.with(seen), (1, 0));
+            run.shutdown.cancel();
+        }
+    }
+}
