@@ -478,7 +478,7 @@ async fn a_session_for_later_stands_in_nobodys_way_and_starts_when_its_time_come
     for desired in [DesiredState::Hibernated, DesiredState::Running] {
         patch(&server, later.id, |p| p.desired_state = Some(desired)).await;
     }
-    let started = a.claim(10, 50.0).await.remove(0);
+    let started = a.claim(1, 50.0).await.remove(0);
     assert_eq!(started.session.id, later.id);
     let late = (ledger(&server, later.id).await[0].offered_at - at).as_seconds_f64();
     assert!(

@@ -118,6 +118,8 @@ async fn enforce(conn: &mut Conn, ids: Vec<Uuid>) -> Result<(Hints, Vec<Limit>)>
     names.dedup();
     agents::lock(conn, &names).await?;
     let rows = sessions::lock(conn, &ids).await?;
+    // Whoever looked for work while these rows were locked has passed them over, and is to look again.
+    let mut hints = Hints::of(rows.iter());
     let mut found: HashMap<Uuid, _> = store::facts(conn, &ids)
         .await?
         .into_iter()
@@ -157,5 +159,6 @@ async fn enforce(conn: &mut Conn, ids: Vec<Uuid>) -> Result<(Hints, Vec<Limit>)>
         drafts.push(draft);
         limits.push(limit);
     }
-    Ok((sessions::write(conn, &drafts).await?, limits))
+    hints.merge(sessions::write(conn, &drafts).await?);
+    Ok((hints, limits))
 }
