@@ -5,7 +5,7 @@ UPDATE sessions SET first_started_at = started_at WHERE started_at IS NOT NULL;
 ALTER TABLE sessions ADD CONSTRAINT timeouts_are_lengths
     CHECK (idle_timeout_seconds > 0 AND max_duration_seconds > 0);
 ALTER TABLE sessions ADD CONSTRAINT what_started_first_started
-    CHECK (started_at IS NULL OR first_started_at <= started_at);
+    CHECK (started_at IS NULL OR first_started_at IS NOT NULL);
 COMMENT ON COLUMN sessions.first_started_at IS 'When it began to run for the first time, or for the first time after a retry by hand; max_duration_seconds counts from here';
 
 -- No index but the key, and no reference to sessions: an update stays in its page, and no session's
