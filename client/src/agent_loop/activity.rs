@@ -74,11 +74,7 @@ mod tests {
     #[tokio::test]
     async fn a_driver_that_hangs_or_panics_costs_no_lease() {
         for activity in [Says::Never, Says::Panic] {
-            let platform = Platform {
-                activity,
-                ..Platform::default()
-            };
-            let run = run(1.0, platform, |_| {}).await;
+            let run = run(1.0, Platform::that_says(activity), |_| {}).await;
             run.fake.assign(1, "start", 5, 1);
             run.until("beats", |run| run.fake.with(|state| state.beats > 4))
                 .await;

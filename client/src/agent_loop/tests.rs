@@ -38,6 +38,13 @@ pub(super) enum Says {
 }
 
 impl Platform {
+    pub(super) fn that_says(activity: Says) -> Self {
+        Self {
+            activity,
+            ..Self::default()
+        }
+    }
+
     fn log(&self, what: impl Into<String>) {
         self.log.lock().unwrap().push(what.into());
     }
