@@ -11,6 +11,7 @@ use tracing::Instrument as _;
 use crate::claims::Dispatchers;
 use crate::error::{Error, Result};
 use crate::leases::Renewals;
+use crate::limits::Activities;
 use crate::store::Db;
 use crate::upkeep;
 use crate::wakeups::{self, Hub};
@@ -55,6 +56,8 @@ pub struct App {
     pub hub: Hub,
     /// Where leases are renewed.
     pub renewals: Renewals,
+    /// Where heartbeats tell of activity.
+    pub activities: Activities,
     /// Where claims are answered.
     pub dispatchers: Dispatchers,
     /// What `/metrics` shows.
@@ -85,6 +88,7 @@ impl App {
         count_from_zero();
         let (hub, outgoing) = Hub::new();
         let (renewals, workers) = Renewals::new();
+        let (activities, activity_worker) = Activities::new();
         let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
         let background = TaskTracker::new();
         let dispatchers = Dispatchers::new(settings.max_waiters, background.clone(), stop.clone());
@@ -92,6 +96,7 @@ impl App {
             db: db.clone(),
             hub: hub.clone(),
             renewals,
+            activities,
             dispatchers,
             metrics,
             admin_token: settings.admin_token,
@@ -100,7 +105,8 @@ impl App {
             halt: halt.clone(),
             background: background.clone(),
         });
-        background.spawn(workers.run(db, halt.clone()));
+        background.spawn(workers.run(db.clone(), halt.clone()));
+        background.spawn(activity_worker.run(db, halt.clone()));
         background.spawn(wakeups::carry(
             settings.listen_url,
             hub,
@@ -159,6 +165,10 @@ fn count_from_zero() {
     }
     for outcome in lessor_protocol::Outcome::ALL {
         metrics::counter!("lessor_reports_total", "outcome" => outcome.as_str()).absolute(0);
+    }
+    metrics::counter!("lessor_activity_failures_total").absolute(0);
+    for limit in crate::limits::Limit::ALL {
+        metrics::counter!("lessor_session_limits_total", "limit" => limit.as_str()).absolute(0);
     }
     for status in lessor_protocol::CommandStatus::ALL {
         metrics::counter!("lessor_commands_total", "status" => status.as_str()).absolute(0);

@@ -113,11 +113,6 @@ impl Error {
             message: message.into(),
         }])
     }
-
-    /// A request that uses what is not there yet.
-    pub fn not_built(pointer: &str) -> Self {
-        Self::invalid(pointer, "is not supported by this version of the service")
-    }
 }
 
 impl From<DieselError> for Error {

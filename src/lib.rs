@@ -3,8 +3,9 @@
 //! The rooms, in the order in which a session meets them: it is created (`sessions`) in a pool
 //! (`pools`), claimed (`claims`) by an agent (`agents`) under its lease (`leases`), which reports
 //! on it (`reports`), does commands on it (`commands`) and tells what else it sees (`inventory`),
-//! until it moves to another agent (`drains`, `rebalance`); all of it leaves history (`events`). `brake` holds what cannot be undone. `upkeep`
-//! does what happens by itself, `wakeups` says who should look. `store` is the database and no
+//! until it moves to another agent (`drains`, `rebalance`); all of it leaves history (`events`).
+//! `brake` holds what cannot be undone, `limits` ends what nobody uses, `scaling` says how many
+//! agents are needed. `upkeep` does what happens by itself, `wakeups` says who should look. `store` is the database and no
 //! feature, `http` the web and no feature.
 
 pub mod agents;
@@ -22,6 +23,7 @@ pub mod http;
 pub mod idempotency;
 pub mod inventory;
 pub mod leases;
+pub mod limits;
 pub mod pools;
 pub mod postgres;
 pub mod problem;

@@ -119,7 +119,7 @@ async fn database(config: &Config) -> Result<(String, Option<PrivatePostgres>), 
     }
     let mut options = Options::new(config.data_dir()?);
     options.bin_dir.clone_from(&config.pg_bin_dir);
-    options.max_connections = config.db_connections + config.heartbeat_db_connections + 20;
+    options.max_connections = config.db_connections + config.heartbeat_db_connections + 21;
     let postgres = PrivatePostgres::start(options).await?;
     Ok((postgres.url(), Some(postgres)))
 }

@@ -276,17 +276,36 @@ async fn values_that_are_not_allowed_are_named() {
         // Not built yet.
         session("requires", "requires", json!({"gpu": "yes"}), "/requires"),
         session("prefers", "prefers", json!({"gpu": "yes"}), "/prefers"),
+        // Limits.
         session(
-            "idle",
+            "idle too soon",
             "idle_timeout_seconds",
-            json!(60),
+            json!(0.5),
             "/idle_timeout_seconds",
         ),
         session(
-            "duration",
+            "idle too late",
+            "idle_timeout_seconds",
+            json!(31_536_001),
+            "/idle_timeout_seconds",
+        ),
+        session(
+            "no duration",
             "max_duration_seconds",
-            json!(60),
+            json!(0),
             "/max_duration_seconds",
+        ),
+        session(
+            "too long a life",
+            "max_duration_seconds",
+            json!(31_536_001),
+            "/max_duration_seconds",
+        ),
+        session(
+            "unknown idle action",
+            "idle_action",
+            json!("shrug"),
+            "/idle_action",
         ),
         // Pools.
         invalid(
@@ -762,10 +781,19 @@ async fn agents_calls_are_fenced_and_limited() {
             "/command_results",
         ),
         invalid(
-            "activity",
+            "negative idleness",
             ("POST", &of("heartbeat")),
-            json!({"incarnation": n, "activity": [{"session_id": id, "idle_seconds": 1}]})
-                .to_string(),
+            json!({"incarnation": n, "activity": [{"session_id": id, "idle_seconds": 1},
+                {"session_id": id, "idle_seconds": -0.1}]})
+            .to_string(),
+            "/activity/1/idle_seconds",
+        ),
+        invalid(
+            "10,001 items of activity",
+            ("POST", &of("heartbeat")),
+            json!({"incarnation": n,
+                "activity": vec![json!({"session_id": id, "idle_seconds": 1}); 10_001]})
+            .to_string(),
             "/activity",
         ),
         invalid(

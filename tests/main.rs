@@ -13,6 +13,7 @@ mod hang_ups;
 mod http_input;
 mod inventory;
 mod leasing;
+mod limits;
 mod model;
 mod outages;
 mod plans;

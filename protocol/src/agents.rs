@@ -168,7 +168,7 @@ pub struct Lease {
 pub struct Heartbeat {
     /// The incarnation.
     pub incarnation: i64,
-    /// How long sessions have been idle.
+    /// How long sessions that it holds have been idle: at most 10,000.
     #[serde(default)]
     pub activity: Vec<Activity>,
     /// Sessions it has stopped acting on, after `lost` named them.
@@ -183,7 +183,8 @@ pub struct Heartbeat {
 pub struct Activity {
     /// The session.
     pub session_id: Uuid,
-    /// For how long.
+    /// For how long: 0 if it is in use now.
+    #[cfg_attr(feature = "openapi", schema(minimum = 0))]
     pub idle_seconds: f64,
 }
 

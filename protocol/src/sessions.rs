@@ -69,11 +69,11 @@ pub struct Session {
     pub start_timeout_seconds: Option<f64>,
     /// How long `terminating` and `hibernating` may last; null: as the pool says.
     pub terminate_timeout_seconds: Option<f64>,
-    /// After how long of idleness `idle_action` is taken.
+    /// After how long without use `idle_action` is taken; null: never.
     pub idle_timeout_seconds: Option<f64>,
     /// What is done with an idle session.
     pub idle_action: IdleAction,
-    /// How long it may run in all.
+    /// How long after it first ran its end is wanted, in whatever state it is then; null: never.
     pub max_duration_seconds: Option<f64>,
     /// How long its resource has to end by itself; null: as the agent decides.
     pub grace_seconds: Option<f64>,
@@ -83,7 +83,7 @@ pub struct Session {
     pub failure: Option<Failure>,
     /// Why it was ended.
     pub termination_reason: Option<String>,
-    /// When it was last used.
+    /// When it was last used, as its agents have said; null until one has, and in assignments.
     pub last_activity_at: Option<DateTime<Utc>>,
     /// When it was created.
     pub created_at: DateTime<Utc>,
@@ -167,14 +167,16 @@ pub struct NewSession {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 86400))]
     pub terminate_timeout_seconds: Option<f64>,
-    /// After how long of idleness `idle_action` is taken.
+    /// After how long without use `idle_action` is taken: 1 to 31536000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 31536000))]
     pub idle_timeout_seconds: Option<f64>,
-    /// What is done with an idle session.
+    /// What is done with an idle session; `hibernate` if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_action: Option<IdleAction>,
-    /// How long it may run in all.
+    /// How long after it first ran its end is wanted, in whatever state it is then: 1 to 31536000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 31536000))]
     pub max_duration_seconds: Option<f64>,
     /// How long its resource has to end by itself: 0 to 86400.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -277,12 +279,12 @@ pub struct SessionPatch {
     )]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<f64>, minimum = 1, maximum = 86400))]
     pub terminate_timeout_seconds: Option<Option<f64>>,
-    /// After how long of idleness `idle_action` is taken.
+    /// After how long without use `idle_action` is taken: 1 to 31536000.
     #[serde(
         default,
         deserialize_with = "merge::present",
         skip_serializing_if = "Option::is_none"
     )]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<f64>))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<f64>, minimum = 1, maximum = 31536000))]
     pub idle_timeout_seconds: Option<Option<f64>>,
 }

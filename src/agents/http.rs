@@ -14,10 +14,10 @@ use utoipa_axum::routes;
 
 use super::list::Position;
 use crate::app::App;
-use crate::error::Error;
 use crate::http::{
     Caller, Checks, Format, Item, Json, Listing, OptionalJson, Paging, Path, Query, label_filter,
 };
+use crate::limits;
 use crate::problem::Problem;
 
 /// The routes of this room.
@@ -139,9 +139,13 @@ async fn deregister_agent(
 }
 
 /// Renew a lease
+///
+/// `activity` says for how long sessions have been idle; it counts only of what the agent holds at
+/// that moment.
 #[utoipa::path(post, path = "/agents/{agent}/heartbeat", tag = "agents", operation_id = "send_heartbeat",
     params(("agent" = String, Path, description = "The agent's name", example = "local-1")),
-    request_body(content = Heartbeat, example = json!({"incarnation": 1})),
+    request_body(content = Heartbeat, example = json!({"incarnation": 1,
+        "activity": [{"session_id": "01a20ecd-78f7-7075-855a-c7d7941dbe25", "idle_seconds": 12.5}]})),
     responses((status = 200, description = "The lease was renewed", body = Renewed)))]
 async fn send_heartbeat(
     State(app): State<Arc<App>>,
@@ -150,12 +154,23 @@ async fn send_heartbeat(
 ) -> Result<Json<Renewed>, Problem> {
     let mut checks = Checks::new();
     checks.at_most("/dropped", body.dropped.len(), super::register::MAX_HELD);
-    checks.finish()?;
-    if !body.activity.is_empty() {
-        return Err(Error::not_built("/activity").into());
+    checks.at_most("/activity", body.activity.len(), limits::MAX_ACTIVITY);
+    for (index, item) in body.activity.iter().enumerate() {
+        if !(item.idle_seconds.is_finite() && item.idle_seconds >= 0.0) {
+            checks.refuse(
+                format!("/activity/{index}/idle_seconds"),
+                "must not be negative",
+            );
+        }
     }
+    checks.finish()?;
+    let Heartbeat {
+        incarnation,
+        activity,
+        dropped,
+    } = body;
     Ok(Json(
-        super::heartbeat(&app, &agent, body.incarnation, body.dropped).await?,
+        super::heartbeat(&app, &agent, incarnation, dropped, activity).await?,
     ))
 }
 

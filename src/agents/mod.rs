@@ -17,7 +17,9 @@ mod table;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use lessor_protocol::{Actor, Agent, HeldSession, Register, Registered, Renewed, Scheduling};
+use lessor_protocol::{
+    Activity, Actor, Agent, HeldSession, Register, Registered, Renewed, Scheduling,
+};
 
 use crate::app::App;
 use crate::drains;
@@ -73,7 +75,7 @@ pub async fn deregister(
     Ok(())
 }
 
-/// A heartbeat: renews the lease, and tells what was taken from the agent.
+/// A heartbeat: renews the lease, notes activity, and tells what was taken from the agent.
 ///
 /// # Errors
 /// `AgentNotRegistered`, `AgentSuperseded`, `LeaseExpired`, `DatabaseUnavailable`.
@@ -82,11 +84,13 @@ pub async fn heartbeat(
     name: &str,
     incarnation: i64,
     dropped: Vec<HeldSession>,
+    activity: Vec<Activity>,
 ) -> Result<Renewed> {
     if !dropped.is_empty() {
         acknowledge(app, name, incarnation, dropped).await?;
     }
     let renewal = app.renewals.renew(name, incarnation, false).await?;
+    app.activities.tell(name, incarnation, activity).await;
     Ok(Renewed {
         lease: renewal.lease,
         scheduling: renewal.scheduling,

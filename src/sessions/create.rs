@@ -24,6 +24,9 @@ use crate::wakeups::Hints;
 
 const MAX_SPEC_BYTES: usize = 64 * 1024;
 
+/// The most of an idle timeout and of a longest life: a year.
+pub const MAX_LIMIT_SECONDS: f64 = 31_536_000.0;
+
 /// A session to create, and where it stands in the body, for error messages.
 pub struct NewOf<'a> {
     /// The session.
@@ -81,6 +84,14 @@ pub fn check(sessions: &[NewOf<'_>]) -> Result<()> {
                 checks.range_f64(field(name), value, min, 86_400.0);
             }
         }
+        for (name, value) in [
+            ("idle_timeout_seconds", new.idle_timeout_seconds),
+            ("max_duration_seconds", new.max_duration_seconds),
+        ] {
+            if let Some(value) = value {
+                checks.range_f64(field(name), value, 1.0, MAX_LIMIT_SECONDS);
+            }
+        }
         if new.desired_state == DesiredState::Terminated {
             checks.refuse(field("desired_state"), "must be `running` or `hibernated`");
         }
@@ -94,9 +105,6 @@ pub fn check(sessions: &[NewOf<'_>]) -> Result<()> {
         for (name, used) in [
             ("requires", !new.requires.is_empty()),
             ("prefers", !new.prefers.is_empty()),
-            ("idle_timeout_seconds", new.idle_timeout_seconds.is_some()),
-            ("idle_action", new.idle_action.is_some()),
-            ("max_duration_seconds", new.max_duration_seconds.is_some()),
         ] {
             if used {
                 checks.refuse(
@@ -302,9 +310,9 @@ fn row_of(
         restart: new.restart,
         start_timeout_seconds: new.start_timeout_seconds,
         terminate_timeout_seconds: new.terminate_timeout_seconds,
-        idle_timeout_seconds: None,
+        idle_timeout_seconds: new.idle_timeout_seconds,
         idle_action: new.idle_action.unwrap_or(IdleAction::Hibernate),
-        max_duration_seconds: None,
+        max_duration_seconds: new.max_duration_seconds,
         grace_seconds: new.grace_seconds,
         delete_data: new.delete_data,
         failure: None,
@@ -313,6 +321,7 @@ fn row_of(
         updated_at: now,
         queued_at,
         started_at: None,
+        first_started_at: None,
         ended_at: None,
         version: 1,
         handing_over: false,

@@ -157,6 +157,8 @@ pub struct Was {
     pub was_agent: Option<String>,
     #[serde(skip)]
     pub(super) used_slot: bool,
+    #[serde(skip)]
+    pub(super) limits_ran_to: Option<DateTime<Utc>>,
 }
 
 impl Draft {
@@ -168,6 +170,7 @@ impl Draft {
             was_lease_epoch: row.lease_epoch,
             was_agent: row.assigned_agent_id.clone(),
             used_slot: row.uses_slot(),
+            limits_ran_to: row.limits_run_to(),
         };
         Self {
             row,

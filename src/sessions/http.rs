@@ -18,6 +18,7 @@ use utoipa_axum::routes;
 
 use super::create::{NewOf, check};
 use super::list::Position;
+use super::show::{show, show_one};
 use super::verbs::Ending;
 use super::{SessionFilter, SessionRow, Wanted};
 use crate::app::App;
@@ -51,12 +52,9 @@ fn json_of<T: Serialize>(value: &T) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|error| Error::Internal(error.to_string()))
 }
 
-fn shown(row: SessionRow) -> Response {
-    (
-        [(header::ETAG, etag(row.version))],
-        Json(Session::from(row)),
-    )
-        .into_response()
+async fn shown(app: &App, row: SessionRow) -> Result<Response, Error> {
+    let tag = etag(row.version);
+    Ok(([(header::ETAG, tag)], Json(show_one(app, row).await?)).into_response())
 }
 
 /// Create a session
@@ -216,7 +214,7 @@ async fn list_sessions(
         created_before: query.created_before,
     };
     let rows = super::list(&app, filter, paging.after::<Position>()?, paging.fetch()).await?;
-    let sessions: Vec<Session> = rows.into_iter().map(Session::from).collect();
+    let sessions = show(&app, rows).await?;
     Ok(Listing::new(
         format,
         paging.page(sessions, |session| Position(session.id)),
@@ -288,7 +286,8 @@ async fn get_session(
         return Ok(not_modified(row.version));
     }
     let tag = etag(row.version);
-    Ok(([(header::ETAG, tag)], Item::new(format, Session::from(row))).into_response())
+    let session = show_one(&app, row).await?;
+    Ok(([(header::ETAG, tag)], Item::new(format, session)).into_response())
 }
 
 /// Change a session
@@ -307,9 +306,8 @@ async fn patch_session(
     Path(session): Path<String>,
     Json(patch): Json<SessionPatch>,
 ) -> Result<Response, Problem> {
-    Ok(shown(
-        super::patch(&app, &session, patch, preconditions, caller.into()).await?,
-    ))
+    let row = super::patch(&app, &session, patch, preconditions, caller.into()).await?;
+    Ok(shown(&app, row).await?)
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -359,7 +357,7 @@ async fn delete_session(
         force: query.force,
     };
     let row = super::delete(&app, &session, ending, preconditions, caller.into()).await?;
-    Ok((StatusCode::ACCEPTED, shown(row)).into_response())
+    Ok((StatusCode::ACCEPTED, shown(&app, row).await?).into_response())
 }
 
 /// Retry a dead letter
@@ -376,7 +374,6 @@ async fn retry_session(
     preconditions: Preconditions,
     Path(session): Path<String>,
 ) -> Result<Response, Problem> {
-    Ok(shown(
-        super::retry(&app, &session, preconditions, caller.into()).await?,
-    ))
+    let row = super::retry(&app, &session, preconditions, caller.into()).await?;
+    Ok(shown(&app, row).await?)
 }

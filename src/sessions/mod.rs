@@ -14,15 +14,18 @@ mod handover;
 mod history;
 pub mod http;
 mod inventory;
+mod limits;
 mod list;
 mod reporting;
 mod row;
+mod show;
 mod state;
 mod store;
 mod table;
 mod transitions;
 mod verbs;
 mod wait;
+mod wants;
 mod write;
 
 pub use create::{NewOf, create};

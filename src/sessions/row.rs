@@ -92,6 +92,7 @@ pub struct SessionRow {
     pub updated_at: DateTime<Utc>,
     pub queued_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
+    pub first_started_at: Option<DateTime<Utc>>,
     pub ended_at: Option<DateTime<Utc>>,
     pub version: i64,
     pub handing_over: bool,

@@ -21,7 +21,7 @@ s.requires, s.prefers, s.attempt, s.attempts_used, s.not_before, s.held_back_unt
 s.offers_lapsed, s.avoid_agent, s.avoid_until, s.phase_deadline_at, s.restart, \
 s.start_timeout_seconds, s.terminate_timeout_seconds, s.idle_timeout_seconds, s.idle_action, \
 s.max_duration_seconds, s.grace_seconds, s.delete_data, s.failure, s.termination_reason, \
-s.created_at, s.updated_at, s.queued_at, s.started_at, s.ended_at, s.version, \
+s.created_at, s.updated_at, s.queued_at, s.started_at, s.first_started_at, s.ended_at, s.version, \
 s.handing_over, s.reserved_for, s.reserved_until";
 
 /// The text of a statement with `{columns}` replaced by [`COLUMNS`].
@@ -118,6 +118,7 @@ struct NewRow<'a> {
     owner: Option<&'a str>,
     restart: &'a str,
     idle_action: &'a str,
+    max_duration_seconds: Option<f64>,
     created_at: DateTime<Utc>,
     // Text, since nothing that JSON can say may be lost on the way into the column.
     spec_text: &'a str,
@@ -132,6 +133,7 @@ impl<'a> NewRow<'a> {
             owner: row.owner.as_deref(),
             restart: row.restart.as_str(),
             idle_action: row.idle_action.as_str(),
+            max_duration_seconds: row.max_duration_seconds,
             created_at: row.created_at,
             spec_text: row.spec.get(),
         }

@@ -212,21 +212,6 @@ impl Draft {
         self.touched = true;
     }
 
-    /// Changes what is wanted. Whether that is allowed has been checked.
-    pub fn want(&mut self, ctx: &Context<'_>, desired: DesiredState) {
-        if self.row.desired_state == desired {
-            return;
-        }
-        if self.row.is_offered() {
-            // An offer that has not been accepted is no hold: it had no effect, so it is void.
-            self.unassign(ctx, EndReason::Superseded, "session.requeued");
-        }
-        // A newer wish outranks a hand-over; whoever wanted that can ask for it again.
-        self.forget_hand_over();
-        self.want_anew(ctx, desired, None);
-        self.end_if_over(ctx);
-    }
-
     /// A new generation, which a holder is told of.
     pub(super) fn want_anew(
         &mut self,
@@ -269,7 +254,7 @@ impl Draft {
         self.row.generation += 1;
         self.row.not_before = None;
         self.row.held_back_until = None;
-        self.row.started_at = None;
+        (self.row.started_at, self.row.first_started_at) = (None, None);
         self.row.queued_at = ctx.now;
         self.move_to(ctx, SessionState::Pending, Some("retried"));
     }
@@ -386,6 +371,7 @@ impl Draft {
         self.row.ended_at = ended.then_some(ctx.now);
         if to == SessionState::Running && from != SessionState::Running {
             self.row.started_at = Some(ctx.now);
+            self.row.first_started_at.get_or_insert(ctx.now);
         }
         if to == SessionState::Terminated {
             self.row.held_back_until = None;
@@ -394,7 +380,7 @@ impl Draft {
     }
 
     /// `terminated` in the same transaction, where nothing is left to do for it.
-    fn end_if_over(&mut self, ctx: &Context<'_>) {
+    pub(super) fn end_if_over(&mut self, ctx: &Context<'_>) {
         if self.row.next() == Next::End {
             self.move_to(ctx, SessionState::Terminated, None);
         }

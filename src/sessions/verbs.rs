@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use lessor_protocol::{Actor, DesiredState, Labels, SessionPatch, SessionState};
 
+use super::create::MAX_LIMIT_SECONDS;
 use super::draft::{Context, Draft};
 use super::{row::SessionRow, store, write::write};
 use crate::agents;
@@ -136,6 +137,7 @@ fn settings(draft: &mut Draft, ctx: &Context<'_>, patch: &SessionPatch) -> Resul
         row.priority,
         row.start_timeout_seconds,
         row.terminate_timeout_seconds,
+        row.idle_timeout_seconds,
     );
     match &patch.labels {
         None => {}
@@ -156,6 +158,9 @@ fn settings(draft: &mut Draft, ctx: &Context<'_>, patch: &SessionPatch) -> Resul
     row.terminate_timeout_seconds = patch
         .terminate_timeout_seconds
         .unwrap_or(row.terminate_timeout_seconds);
+    row.idle_timeout_seconds = patch
+        .idle_timeout_seconds
+        .unwrap_or(row.idle_timeout_seconds);
     let mut checks = Checks::new();
     checks.labels("/labels", &row.labels);
     checks.finish().map_err(pools::from_problem)?;
@@ -164,7 +169,12 @@ fn settings(draft: &mut Draft, ctx: &Context<'_>, patch: &SessionPatch) -> Resul
         row.priority,
         row.start_timeout_seconds,
         row.terminate_timeout_seconds,
+        row.idle_timeout_seconds,
     );
+    if (before.2, before.3) != (after.2, after.3) {
+        // What is under way is given that long from now on.
+        draft.set_phase_deadline(ctx);
+    }
     if before != after {
         draft.settings_changed(ctx);
     }
@@ -190,11 +200,8 @@ fn check(patch: &SessionPatch) -> Result<()> {
             checks.range_f64(at, value, 1.0, 86_400.0);
         }
     }
-    if patch.idle_timeout_seconds.is_some() {
-        checks.refuse(
-            "/idle_timeout_seconds",
-            "is not supported by this version of the service",
-        );
+    if let Some(value) = patch.idle_timeout_seconds.flatten() {
+        checks.range_f64("/idle_timeout_seconds", value, 1.0, MAX_LIMIT_SECONDS);
     }
     checks.finish().map_err(pools::from_problem)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use diesel::sql_types::{Array, BigInt, Json, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use serde::Serialize;
@@ -20,6 +21,8 @@ struct ChangedRow<'a> {
     was: &'a Was,
     #[serde(flatten)]
     row: &'a SessionRow,
+    /// When its limits are to be looked at, where that has changed.
+    check_at: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -52,6 +55,7 @@ pub async fn write(conn: &mut Conn, drafts: &[Draft]) -> Result<Hints> {
         .map(|draft| ChangedRow {
             was: &draft.was,
             row: &draft.row,
+            check_at: draft.limits_changed(),
         })
         .collect();
     let events: Vec<_> = drafts.iter().flat_map(|draft| &draft.events).collect();

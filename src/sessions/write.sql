@@ -16,7 +16,8 @@ WITH changed AS MATERIALIZED (
         grace_seconds double precision, delete_data boolean, failure json, termination_reason text,
         updated_at timestamptz, queued_at timestamptz, started_at timestamptz, ended_at timestamptz,
         version bigint, handing_over boolean,
-        reserved_for text, reserved_until timestamptz)
+        reserved_for text, reserved_until timestamptz,
+        first_started_at timestamptz, check_at timestamptz)
 ), written AS (
     UPDATE sessions s SET
         labels = c.labels, priority = c.priority,
@@ -38,7 +39,8 @@ WITH changed AS MATERIALIZED (
         updated_at = c.updated_at, queued_at = c.queued_at,
         started_at = c.started_at, ended_at = c.ended_at, version = c.version,
         handing_over = c.handing_over,
-        reserved_for = c.reserved_for, reserved_until = c.reserved_until
+        reserved_for = c.reserved_for, reserved_until = c.reserved_until,
+        first_started_at = c.first_started_at
     FROM changed c
     WHERE s.id = c.id
         AND s.version = c.was_version
@@ -95,6 +97,12 @@ WITH changed AS MATERIALIZED (
         lease_epoch bigint, lease_expires_at timestamptz)
     ON CONFLICT (agent, session_id) DO UPDATE SET incarnation = excluded.incarnation,
         lease_epoch = excluded.lease_epoch, lease_expires_at = excluded.lease_expires_at
+), limited AS (
+    -- A limit begins to run, or runs sooner. The row is written in any case, and so locked: a look
+    -- that has it in hand is waited for.
+    INSERT INTO limit_checks AS l (session_id, check_at)
+    SELECT id, check_at FROM changed WHERE check_at IS NOT NULL ORDER BY id
+    ON CONFLICT (session_id) DO UPDATE SET check_at = least(l.check_at, excluded.check_at)
 )
 SELECT count(*) AS written,
     -- Commands go with the hold: they are looked at after this, in the same transaction.

@@ -55,7 +55,8 @@ impl Db {
     pub fn new(url: &str, connections: usize, beat_connections: usize) -> Result<Self> {
         Ok(Self {
             work: pool(url, connections)?,
-            beats: pool(url, beat_connections)?,
+            // One more: what comes with heartbeats is written beside them, and keeps none waiting.
+            beats: pool(url, beat_connections + 1)?,
         })
     }
 

@@ -119,6 +119,7 @@ diesel::table! {
         updated_at -> Timestamptz,
         queued_at -> Timestamptz,
         started_at -> Nullable<Timestamptz>,
+        first_started_at -> Nullable<Timestamptz>,
         ended_at -> Nullable<Timestamptz>,
         version -> BigInt,
         handing_over -> Bool,

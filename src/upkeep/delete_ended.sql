@@ -7,6 +7,8 @@ WITH old AS MATERIALIZED (
     DELETE FROM events e USING old o WHERE e.session_id = o.id
 ), ledger AS (
     DELETE FROM lease_ledger l USING old o WHERE l.session_id = o.id
+), activity AS (
+    DELETE FROM session_activity a USING old o WHERE a.session_id = o.id
 ), gone AS (
     DELETE FROM sessions s USING old o WHERE s.id = o.id RETURNING s.id, s.agent_pool
 ), told AS (

@@ -60,6 +60,9 @@ async fn due(conn: &mut Conn) -> Result<(Option<Duration>, Hints)> {
         let agents = agents::lock(conn, &names).await?;
         let ids: Vec<Uuid> = found.iter().map(|due| due.id).collect();
         let rows = sessions::lock(conn, &ids).await?;
+        // Another server may have been here first. Whoever looked for work while these rows were
+        // locked has passed them over, and is to look again.
+        hints = Hints::of(rows.iter());
         let now = sessions::now(conn).await?;
         let actor = sessions::system("deadline");
         let mut names: Vec<&String> = found.iter().map(|due| &due.pool).collect();
@@ -95,7 +98,7 @@ async fn due(conn: &mut Conn) -> Result<(Option<Duration>, Hints)> {
             );
             drafts.push(draft);
         }
-        hints = sessions::write(conn, &drafts).await?;
+        hints.merge(sessions::write(conn, &drafts).await?);
     }
     if found.len() == BATCH {
         return Ok((Some(Duration::ZERO), hints));

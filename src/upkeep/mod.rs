@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::app::App;
-use crate::{brake, commands, drains, leases, rebalance};
+use crate::{brake, commands, drains, leases, limits, rebalance};
 
 /// The shortest pause of a task that asks to run again at once.
 const BREATH: Duration = Duration::from_millis(5);
@@ -70,6 +70,10 @@ pub fn start(app: &Arc<App>, tasks: &TaskTracker, stop: &CancellationToken) {
         } else {
             Duration::from_millis(250)
         })
+    });
+    drive(app, tasks, stop, "limits", |app| async move {
+        let longest = Duration::from_millis(500);
+        Ok(limits::run(&app).await?.unwrap_or(longest).min(longest))
     });
     drive(app, tasks, stop, "gauges", |app| async move {
         gauges::run(&app).await?;

@@ -5,6 +5,7 @@
 //! other's processes. Nothing is ever killed because of what is *not* known: only `terminate` kills,
 //! and `delete`, which the service asks for.
 
+mod activity;
 mod commands;
 pub mod exec;
 pub mod files;
@@ -67,6 +68,7 @@ pub struct ProcessDriver {
     data: DataDir,
     held: PathBuf,
     shim: ShimCommand,
+    watched: activity::Watched,
 }
 
 impl ProcessDriver {
@@ -83,7 +85,12 @@ impl ProcessDriver {
         let data = DataDir::create(data_dir)?;
         let held = data.held(name);
         std::fs::create_dir_all(&held)?;
-        Ok(Self { data, held, shim })
+        Ok(Self {
+            data,
+            held,
+            shim,
+            watched: activity::Watched::default(),
+        })
     }
 
     fn held_file(&self, id: Uuid) -> PathBuf {
@@ -233,6 +240,7 @@ impl Driver for ProcessDriver {
             if matches!(look(&dir), Ok(Found::Nothing)) {
                 let _ = std::fs::remove_file(&path);
             } else {
+                self.watched.watch(item.session.id, item.session.attempt);
                 held.push(item);
             }
         }
@@ -240,6 +248,7 @@ impl Driver for ProcessDriver {
     }
 
     async fn remember(&self, held: &Held) {
+        self.watched.watch(held.session.id, held.session.attempt);
         // Forgetting too much costs an adoption; it breaks nothing.
         if let Err(error) = files::write(&self.held_file(held.session.id), held) {
             tracing::warn!(session = %held.session.id, %error, "cannot remember that it is held");
@@ -247,6 +256,7 @@ impl Driver for ProcessDriver {
     }
 
     async fn forget(&self, session_id: Uuid) {
+        self.watched.leave(session_id);
         let _ = std::fs::remove_file(self.held_file(session_id));
     }
 
@@ -311,6 +321,10 @@ impl Driver for ProcessDriver {
         command: &Command,
     ) -> Result<serde_json::Value, ReportedFailure> {
         self.do_command(work, command).await
+    }
+
+    async fn activity(&self) -> Vec<(Uuid, Duration)> {
+        self.watched.idle(&self.data)
     }
 
     async fn inventory(&self) -> Option<Vec<InventoryResource>> {

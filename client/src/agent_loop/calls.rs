@@ -46,14 +46,16 @@ impl<D: Driver> Agent<D> {
         let mut backoff = Backoff::default();
         loop {
             self.renewal_due().await;
+            let renew_after = self.shared.lock().lease.renew_after();
+            let activity = self.activity(renew_after).await;
             let dropped = self.shared.dropped(MAX_DROPPED);
-            let (asked, incarnation, renew_after) = {
+            let (asked, incarnation) = {
                 let mut state = self.shared.lock();
-                (state.stamp(), state.incarnation, state.lease.renew_after())
+                (state.stamp(), state.incarnation)
             };
             let body = Heartbeat {
                 incarnation,
-                activity: Vec::new(),
+                activity,
                 dropped: dropped.clone(),
             };
             // A beat that hangs must leave time for another one.

@@ -78,6 +78,13 @@ pub trait Driver: Send + Sync + 'static {
         async move { Err(failure("unsupported", message, None, false)) }
     }
 
+    /// For how long each session has not been used, of those for which that is known: at most
+    /// 10,000. Asked with each renewal of the lease, so it must be quick: an answer that takes more
+    /// than a moment is not waited for.
+    fn activity(&self) -> impl Future<Output = Vec<(Uuid, Duration)>> + Send {
+        async { Vec::new() }
+    }
+
     /// All that this agent sees on its platform, in whatever state, with the labels that it finds:
     /// what other agents of its domain started as well. `None` if it cannot tell now: a list that
     /// is not whole must not be given.

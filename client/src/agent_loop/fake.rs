@@ -43,6 +43,9 @@ pub(super) struct FakeState {
     /// Epochs that are current; others are fenced. Everything is, if empty.
     pub(super) fenced: Vec<i64>,
     pub(super) ttl: f64,
+    /// The heartbeats that came, and what activity they told.
+    pub(super) beats: usize,
+    pub(super) activity: Vec<Value>,
     /// Whether heartbeats ask for an inventory; every resource of it is to be deleted.
     pub(super) inventory_wanted: bool,
 }
@@ -118,6 +121,9 @@ impl Fake {
             "register" => (200, self.register(body)),
             "heartbeat" => {
                 let mut state = self.state.lock().unwrap();
+                state.beats += 1;
+                let told = body["activity"].as_array().unwrap();
+                state.activity.extend(told.iter().cloned());
                 state
                     .dropped
                     .extend(body["dropped"].as_array().unwrap().iter().cloned());

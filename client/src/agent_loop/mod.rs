@@ -20,6 +20,7 @@
 //! `calls`, `inventory` talk to the service; `task` is the life of one session, `commands` what is
 //! done on it.
 
+mod activity;
 mod backoff;
 mod book;
 mod calls;

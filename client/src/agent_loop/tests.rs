@@ -24,9 +24,27 @@ pub(super) struct Platform {
     /// Opens for one command whose kind begins with `slow`.
     pub(super) gate: Notify,
     sees: Mutex<Option<Vec<lessor_protocol::InventoryResource>>>,
+    pub(super) activity: Says,
+}
+
+/// What it says when it is asked for activity.
+#[derive(Default)]
+pub(super) enum Says {
+    /// Of the first session and of one that nobody holds.
+    #[default]
+    Something,
+    Never,
+    Panic,
 }
 
 impl Platform {
+    pub(super) fn that_says(activity: Says) -> Self {
+        Self {
+            activity,
+            ..Self::default()
+        }
+    }
+
     fn log(&self, what: impl Into<String>) {
         self.log.lock().unwrap().push(what.into());
     }
@@ -86,6 +104,15 @@ impl Driver for Arc<Platform> {
             return Ok(json!("x".repeat(70_000)));
         }
         Ok(json!({ "did": command.kind }))
+    }
+    async fn activity(&self) -> Vec<(Uuid, Duration)> {
+        match self.activity {
+            Says::Something => [1, 99]
+                .map(|id| (Uuid::from_u128(id), Duration::from_secs(5)))
+                .into(),
+            Says::Never => std::future::pending().await,
+            Says::Panic => panic!("as the test wants it"),
+        }
     }
     async fn inventory(&self) -> Option<Vec<lessor_protocol::InventoryResource>> {
         self.sees.lock().unwrap().clone()
