@@ -20,6 +20,7 @@ mod problem;
 mod reports;
 mod service;
 mod sessions;
+mod shares;
 mod words;
 
 pub use agents::*;
@@ -34,6 +35,7 @@ pub use problem::*;
 pub use reports::*;
 pub use service::*;
 pub use sessions::*;
+pub use shares::*;
 pub use words::*;
 
 use std::collections::BTreeMap;
