@@ -17,7 +17,9 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::app::App;
 use crate::error::Error;
 use crate::http::AdminToken;
-use crate::{agents, brake, claims, commands, drains, http, inventory, pools, reports, sessions};
+use crate::{
+    agents, brake, claims, commands, drains, http, inventory, pools, reports, sessions, shares,
+};
 
 pub use document::{openapi, text};
 pub use operations::{EVERYWHERE, PROBLEMS};
@@ -40,6 +42,7 @@ fn v1(app: Option<&Arc<App>>) -> OpenApiRouter<Arc<App>> {
     let writing = OpenApiRouter::new()
         .merge(health::version_routes())
         .merge(pools::http::routes())
+        .merge(shares::http::routes())
         .merge(brake::http::routes())
         .merge(agents::http::routes())
         .merge(drains::http::routes())

@@ -28,6 +28,7 @@ pub mod problem;
 pub mod reports;
 pub mod serve;
 pub mod sessions;
+pub mod shares;
 pub mod store;
 pub mod telemetry;
 pub mod upkeep;

@@ -21,3 +21,4 @@ mod process_commands;
 mod process_drains;
 mod races;
 mod sessions;
+mod shares;

@@ -13,6 +13,7 @@ mod drains;
 mod error;
 mod pools;
 mod sessions;
+mod shares;
 
 pub mod agent_loop;
 

@@ -10,7 +10,10 @@ pub struct OwnerShare {
     /// How much it gets beside an owner of weight 1 while both have something waiting: above 0, up to
     /// 1000. Less than 0.001 counts as 0.001.
     #[serde(default = "one")]
-    #[cfg_attr(feature = "openapi", schema(exclusive_minimum = 0.0, maximum = 1000, default = 1.0))]
+    #[cfg_attr(
+        feature = "openapi",
+        schema(exclusive_minimum = 0.0, maximum = 1000, default = 1.0)
+    )]
     pub weight: f64,
     /// While so many of its sessions are on an agent or on their way, none is started: 0 to 1000000;
     /// null: no limit.

@@ -62,6 +62,9 @@ pub fn check(sessions: &[NewOf<'_>]) -> Result<()> {
         if let Some(owner) = &new.owner {
             checks.text(field("owner"), owner, 256);
         }
+        checks
+            .labels(field("requires"), &new.requires)
+            .labels(field("prefers"), &new.prefers);
         checks.labels(field("labels"), &new.labels).range_i32(
             field("priority"),
             new.priority,
@@ -92,8 +95,6 @@ pub fn check(sessions: &[NewOf<'_>]) -> Result<()> {
             checks.refuse(field("not_before"), "is more than ten years away");
         }
         for (name, used) in [
-            ("requires", !new.requires.is_empty()),
-            ("prefers", !new.prefers.is_empty()),
             ("idle_timeout_seconds", new.idle_timeout_seconds.is_some()),
             ("idle_action", new.idle_action.is_some()),
             ("max_duration_seconds", new.max_duration_seconds.is_some()),

@@ -50,13 +50,6 @@ pub struct Queue {
     pub turn: usize,
 }
 
-/// Whether an owner has a limit.
-#[derive(Clone, Copy, Debug)]
-pub struct Limit {
-    /// Whether it does.
-    pub limited: bool,
-}
-
 /// The queues that the agents of a round could serve.
 #[derive(Clone, Debug, Default)]
 pub struct Queues {
@@ -64,8 +57,8 @@ pub struct Queues {
     pub queues: Vec<Queue>,
     /// Their owners.
     pub turns: Turns,
-    /// By place among the turns.
-    pub limits: Vec<Limit>,
+    /// Whether each of those, by its place, may have a limit.
+    pub limited: Vec<bool>,
     /// Where the next walk is to begin.
     pub next: Walk,
     /// Whether there are queues whose selector none of the agents satisfies.
@@ -89,7 +82,9 @@ pub async fn put(app: &App, pool: String, owner: String, share: OwnerShare) -> R
             Box::pin(async move {
                 store::put(conn, &pool, &owner, &share).await?;
                 let shown = store::show(conn, &pool, Some(&owner), None, 1).await?.pop();
-                shown.map(|(_, owner)| owner).ok_or_else(|| no_share(&pool, &owner))
+                shown
+                    .map(|(_, owner)| owner)
+                    .ok_or_else(|| no_share(&pool, &owner))
             })
         })
         .await?;
@@ -116,7 +111,9 @@ pub async fn get(app: &App, pool: String, owner: String) -> Result<Owner> {
             Box::pin(async move {
                 store::pool_is_there(conn, &pool).await?;
                 let shown = store::show(conn, &pool, Some(&owner), None, 1).await?.pop();
-                shown.map(|(_, owner)| owner).ok_or_else(|| no_share(&pool, &owner))
+                shown
+                    .map(|(_, owner)| owner)
+                    .ok_or_else(|| no_share(&pool, &owner))
             })
         })
         .await

@@ -112,7 +112,8 @@ impl Turns {
     pub fn needs(&self, most: &[usize], wanted: usize) -> Vec<usize> {
         let mut ahead = self.clone();
         let mut needs = vec![0; self.turns.len()];
-        let could = |needs: &[usize], place: usize| most.get(place).is_some_and(|m| needs[place] < *m);
+        let could =
+            |needs: &[usize], place: usize| most.get(place).is_some_and(|m| needs[place] < *m);
         // A lone owner gets them all, which needs no counting.
         let mut open = (0..needs.len()).filter(|place| could(&needs, *place));
         if let (Some(lone), None) = (open.next(), open.next()) {
@@ -127,6 +128,12 @@ impl Turns {
             ahead.give(place);
         }
         needs
+    }
+
+    /// Whether the owner at a place was given something.
+    #[must_use]
+    pub fn has_moved(&self, place: usize) -> bool {
+        self.turns[place].now > self.turns[place].start
     }
 
     /// What is to be kept; nothing, unless at least two of those that `compete` are there.
@@ -215,8 +222,15 @@ mod tests {
         assert_eq!(turns.moved(|_| true), None);
         turns.join("b", 1.0, None);
         let moved = turns.moved(|_| true).expect("two compete");
-        assert_eq!((moved.owners, moved.pool_time), (vec![("a".into(), 6.0, 5.0)], 5.0));
-        assert_eq!(turns.moved(|place| place == 0), None, "the other cannot be served");
+        assert_eq!(
+            (moved.owners, moved.pool_time),
+            (vec![("a".into(), 6.0, 5.0)], 5.0)
+        );
+        assert_eq!(
+            turns.moved(|place| place == 0),
+            None,
+            "the other cannot be served"
+        );
     }
 
     proptest! {

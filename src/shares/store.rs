@@ -3,18 +3,16 @@
 use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
-use diesel::sql_types::{
-    Array, BigInt, Double, Integer, Json, Jsonb, Nullable, Text, Timestamptz,
-};
+use diesel::sql_types::{Array, BigInt, Double, Integer, Json, Jsonb, Nullable, Text, Timestamptz};
 use diesel::{OptionalExtension as _, QueryableByName};
 use diesel_async::RunQueryDsl;
 use lessor_protocol::{Labels, Owner, OwnerShare};
 use serde::{Deserialize, Serialize};
 
-use super::{Limit, Queue, Queues, Walk};
 use super::state::{Moved, Turns};
+use super::{Queue, Queues, Walk};
 use crate::error::{Error, Result};
-use crate::store::{AsJson, Conn, LabelsColumn, Statement};
+use crate::store::{AsJson, Conn, Statement};
 
 /// The most selectors, and the most queues, that one walk sees.
 const MAX_WALK: usize = 1_000;
@@ -66,7 +64,7 @@ pub async fn queues(
         .load(conn)
         .await?;
     let mut found = Queues::default();
-    let Some(first) = rows.first() else {
+    let Some(first) = rows.as_slice().first() else {
         return Ok(found);
     };
     found.turns = Turns::at(first.pool_time);
@@ -87,9 +85,8 @@ pub async fn queues(
         }
         let kept = row.virtual_time.zip(row.last_start);
         let turn = found.turns.join(&owner, row.weight, kept);
-        if turn == found.limits.len() {
-            let limited = row.max_running.is_some();
-            found.limits.push(Limit { limited });
+        if turn == found.limited.len() {
+            found.limited.push(row.max_running.is_some());
         }
         let requires = row.requires.map(serde_json::from_value).transpose();
         found.queues.push(Queue {

@@ -14,7 +14,9 @@ impl TableRow for Owner {
             self.owner.clone(),
             self.weight.to_string(),
             self.running.to_string(),
-            self.max_running.map(|max| max.to_string()).unwrap_or_default(),
+            self.max_running
+                .map(|max| max.to_string())
+                .unwrap_or_default(),
             self.waiting.to_string(),
         ]
     }

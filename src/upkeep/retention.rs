@@ -27,6 +27,7 @@ pub async fn run(app: &Arc<App>) -> Result<bool> {
         include_str!("delete_agents.sql"),
         include_str!("delete_keys.sql"),
         include_str!("delete_leftovers.sql"),
+        include_str!("delete_turns.sql"),
     ] {
         let deleted: Deleted = app
             .db
