@@ -274,7 +274,12 @@ async fn values_that_are_not_allowed_are_named() {
         ),
         session("no time", "not_before", json!("tomorrow"), "/not_before"),
         session("requires", "requires", json!({"": "yes"}), "/requires"),
-        session("prefers", "prefers", json!({"gpu": "y".repeat(257)}), "/prefers/gpu"),
+        session(
+            "prefers",
+            "prefers",
+            json!({"gpu": "y".repeat(257)}),
+            "/prefers/gpu",
+        ),
         // Not built yet.
         session(
             "idle",

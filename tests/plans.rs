@@ -148,7 +148,10 @@ async fn assert_plans(client: &Client, when: &str) {
         );
         let of = "'p', '{o1,o2}'";
         let running = plan(client, "text, text[]", RUNNING, of, generic).await;
-        assert!(running.contains("sessions_taking_place"), "{when}:\n{running}");
+        assert!(
+            running.contains("sessions_taking_place"),
+            "{when}:\n{running}"
+        );
         assert!(!running.contains("Seq Scan"), "{when}:\n{running}");
         let limits = plan(client, "text, text[]", LOCK_LIMITED, of, generic).await;
         assert!(!limits.contains("on sessions"), "{when}:\n{limits}");
