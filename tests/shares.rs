@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use lessor_client::Paging;
 use lessor_protocol::{
-    Assignment, Labels, NewSession, NewSessions, OwnerShare, ReportedState, Session, SessionState,
+    Assignment, Claimed, Labels, NewSession, NewSessions, Outcome, OwnerShare, ReportedState,
+    Session, SessionState,
 };
 use serde_json::json;
 use tokio_postgres::Client;
 
-use crate::support::{TestAgent, TestServer, eventually, runbook};
+use crate::support::{TestAgent, TestServer, eventually, report, runbook};
 
 fn labels(of: &[(&str, &str)]) -> Labels {
     of.iter()
@@ -82,6 +83,37 @@ async fn relabel(agent: &mut TestAgent, of: &[(&str, &str)]) {
     agent.incarnation = registered.expect("it registers").incarnation;
 }
 
+/// Claims and accepts, so that what was given is not given again.
+async fn takes(agent: &TestAgent, most: i32) -> Vec<Assignment> {
+    let given = agent.claim(most, 5.0).await;
+    let reports = given
+        .iter()
+        .map(|assignment| report(assignment, ReportedState::Starting))
+        .collect();
+    let results = agent.try_report(reports).await.expect("it may report");
+    assert!(
+        results.iter().all(|r| r.outcome == Outcome::Accepted),
+        "{results:?}"
+    );
+    given
+}
+
+/// Waits until an agent's next claim has come, at whichever server.
+async fn park(server: &TestServer, agent: &TestAgent, most: i32) -> Parked {
+    let client = server.database.client().await;
+    let number = || async {
+        let text = "SELECT claim_number FROM agents WHERE name = $1";
+        let row = client.query_one(text, &[&agent.name]).await;
+        row.expect("the agent").get::<_, i64>(0)
+    };
+    let before = number().await;
+    let parked = agent.park(most, 20.0);
+    eventually("it has claimed", || async { number().await > before }).await;
+    parked
+}
+
+type Parked = tokio::task::JoinHandle<Result<Claimed, lessor_client::Error>>;
+
 fn by_owner(assignments: &[Assignment]) -> HashMap<String, usize> {
     let mut got = HashMap::new();
     for assignment in assignments {
@@ -132,7 +164,7 @@ async fn three_owners_get_their_shares_and_a_fourth_is_next() {
     for round in 0..120 {
         let most = [1, 2, 3, 7, 16][round % 5];
         let begun = Instant::now();
-        let given = agents[round % 2].claim(most, 5.0).await;
+        let given = takes(&agents[round % 2], most).await;
         slowest = slowest.max(begun.elapsed());
         assert_eq!(given.len(), most as usize, "as many as it asked for");
         all += given.len();
@@ -196,7 +228,7 @@ async fn a_lone_owner_writes_no_turns_and_an_owner_that_was_away_has_saved_up_no
             .get::<_, i64>(0)
     };
     sessions(&server, "early", 500).await;
-    agent.claim(100, 5.0).await;
+    takes(&agent, 100).await;
     assert_eq!(turns().await, 0, "a lone owner pays nothing");
     sessions(&server, "late", 500).await;
     let got = by_owner(&agent.claim(100, 5.0).await);
@@ -251,7 +283,10 @@ async fn max_running_holds_over_three_servers_and_a_freed_place_is_taken_at_once
     let mut held = Vec::new();
     for (agent, parked) in agents.iter().zip(parked) {
         let claimed = parked.await.expect("it ends").expect("it may claim");
-        held.extend(claimed.assignments.into_iter().map(|a| (agent.clone(), a)));
+        for assignment in claimed.assignments {
+            agent.accepts(&assignment, ReportedState::Running).await;
+            held.push((agent.clone(), assignment));
+        }
     }
     let capped: Vec<_> = held
         .iter()
@@ -264,11 +299,9 @@ async fn max_running_holds_over_three_servers_and_a_freed_place_is_taken_at_once
     // Nobody gets a fifth; a place that comes free is taken by a poll that is parked elsewhere.
     for (n, (holder, assignment)) in capped.into_iter().enumerate() {
         let taker = agents.iter().find(|a| a.name != holder.name).expect("one");
-        let waits = taker.park(1, 20.0);
-        servers[0].has_parked("p", 1).await;
+        let waits = park(&server, taker, 1).await;
         assert!(!waits.is_finished());
         let begun = Instant::now();
-        holder.accepts(assignment, ReportedState::Running).await;
         holder.accepts(assignment, ReportedState::Terminated).await;
         let claimed = waits.await.expect("it ends").expect("it may claim");
         assert_eq!(claimed.assignments.len(), 1, "place {n}");
@@ -280,12 +313,14 @@ async fn max_running_holds_over_three_servers_and_a_freed_place_is_taken_at_once
             claimed.assignments[0].session.owner.as_deref(),
             Some("capped")
         );
+        taker
+            .accepts(&claimed.assignments[0], ReportedState::Running)
+            .await;
         let shown = server.client.get_owner("p", "capped").await.expect("it");
         assert_eq!(shown.running, 4);
     }
     // More places by a changed limit; all of them by none.
-    let waits = agents[0].park(2, 20.0);
-    server.has_parked("p", 1).await;
+    let waits = park(&server, &agents[0], 2).await;
     share(&server, "capped", 1.0, Some(6)).await;
     let claimed = waits.await.expect("it ends").expect("it may claim");
     assert_eq!(claimed.assignments.len(), 2);
@@ -358,12 +393,13 @@ async fn selectors_are_met_wherever_the_agent_polls() {
     let plain = labelled(&server, "a-plain", 10, &[("zone", "a")]).await;
     let gpu = labelled(&server, "gpu", 10, &[("gpu", "yes"), ("zone", "b")]).await;
     let gpu = gpu.at(&second);
-    let (at_plain, at_gpu) = (plain.park(1, 20.0), gpu.park(1, 20.0));
-    server.has_parked("p", 2).await;
+    let (at_plain, at_gpu) = (park(&server, &plain, 1).await, park(&server, &gpu, 1).await);
     let wants = |of: &'static [(&str, &str)]| move |new: &mut NewSession| new.requires = labels(of);
     let made = session(&server, "x", wants(&[("gpu", "yes")])).await;
     let claimed = at_gpu.await.expect("it ends").expect("it may claim");
     assert_eq!(claimed.assignments[0].session.id, made.id);
+    gpu.accepts(&claimed.assignments[0], ReportedState::Running)
+        .await;
     assert_eq!(
         claimed.assignments[0].session.requires,
         labels(&[("gpu", "yes")])
@@ -411,7 +447,7 @@ async fn a_huge_queue_that_nobody_can_serve_delays_nobody() {
     let agent = server.agent("a", "p", "a", 100).await;
     let first = session(&server, "x", |_| {}).await;
     let begun = Instant::now();
-    let given = agent.claim(1, 5.0).await;
+    let given = takes(&agent, 1).await;
     println!(
         "behind {} that nobody can serve: {:?}",
         long(),

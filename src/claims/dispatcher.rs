@@ -19,8 +19,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::dispatch::{Asking, Done, Round, Verdict, dispatch};
+use super::safety::{self, jittered};
+use super::unoffer;
 use super::waiters::{Answer, Waiter, Waiters};
-use super::{safety, unoffer};
 use crate::agents;
 use crate::error::Error;
 use crate::shares::Walk;
@@ -445,11 +446,4 @@ impl Dispatcher {
         }
         self.safety_at = self.safety_at.min(Instant::now() + Duration::from_secs(1));
     }
-}
-
-/// Between 0.75 and 1.25 of it.
-fn jittered(period: Duration) -> Duration {
-    let random = uuid::Uuid::new_v4().as_u128() % 1_000;
-    #[allow(clippy::cast_precision_loss, reason = "below a thousand")]
-    period.mul_f64(0.75 + random as f64 / 2_000.0)
 }
