@@ -54,7 +54,7 @@ impl Lines {
     async fn find(conn: &mut Conn, round: &Round, able: &[&Candidate]) -> Result<Self> {
         let labels: BTreeSet<&Labels> = able.iter().map(|c| &c.labels).collect();
         let mut found = shares::queues(conn, &round.pool, &labels, &round.walk).await?;
-        let mut places = vec![usize::MAX; found.turns.len()];
+        let mut places = vec![usize::MAX; found.turns.count()];
         let limited: Vec<String> = (0..places.len())
             .filter(|turn| found.limited[*turn])
             .map(|turn| found.turns.owner(turn).to_owned())

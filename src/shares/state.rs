@@ -73,7 +73,7 @@ impl Turns {
 
     /// How many owners there are.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.turns.len()
     }
 

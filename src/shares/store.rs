@@ -53,7 +53,7 @@ pub async fn queues(
 ) -> Result<Queues> {
     let labels: Vec<String> = labels
         .iter()
-        .map(|labels| serde_json::to_string(labels))
+        .map(serde_json::to_string)
         .collect::<std::result::Result<_, _>>()
         .map_err(|error| Error::Internal(error.to_string()))?;
     let rows: Vec<QueueRow> = Statement::new(include_str!("queues.sql"))
