@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::http::AdminToken;
 use crate::{
     agents, brake, claims, commands, drains, http, inventory, pools, rebalance, reports, scaling,
-    sessions,
+    sessions, shares,
 };
 
 pub use document::{openapi, text};
@@ -43,6 +43,7 @@ fn v1(app: Option<&Arc<App>>) -> OpenApiRouter<Arc<App>> {
     let writing = OpenApiRouter::new()
         .merge(health::version_routes())
         .merge(pools::http::routes())
+        .merge(shares::http::routes())
         .merge(brake::http::routes())
         .merge(scaling::http::routes())
         .merge(agents::http::routes())

@@ -79,6 +79,9 @@ pub enum Error {
     /// It has never been rebalanced.
     #[error("pool `{0}` has not been rebalanced")]
     NoRebalance(String),
+    /// Its share of a pool has not been set.
+    #[error("the share of {0} has not been set")]
+    NoShare(String),
     /// The resource has changed since.
     #[error("the resource is at version {0}")]
     VersionMismatch(i64),
@@ -180,7 +183,7 @@ impl From<Error> for Problem {
             Error::NameTaken(_) => ProblemCode::NameTaken,
             Error::AgentLive(_) => ProblemCode::AgentLive,
             Error::DrainInProgress(_) => ProblemCode::DrainInProgress,
-            Error::NoDrain(_) | Error::NoRebalance(_) => ProblemCode::NotFound,
+            Error::NoDrain(_) | Error::NoRebalance(_) | Error::NoShare(_) => ProblemCode::NotFound,
             Error::VersionMismatch(_) => ProblemCode::VersionMismatch,
             Error::IdempotencyKeyReused => ProblemCode::IdempotencyKeyReused,
             Error::ProtocolVersionUnsupported(..) => ProblemCode::ProtocolVersionUnsupported,

@@ -1,7 +1,7 @@
 //! Lessor: the control plane of long-lived sessions, leased and never owned.
 //!
 //! The rooms, in the order in which a session meets them: it is created (`sessions`) in a pool
-//! (`pools`), claimed (`claims`) by an agent (`agents`) under its lease (`leases`), which reports
+//! (`pools`), claimed (`claims`) in its owner's turn (`shares`) by an agent (`agents`) under its lease (`leases`), which reports
 //! on it (`reports`), does commands on it (`commands`) and tells what else it sees (`inventory`),
 //! until it moves to another agent (`drains`, `rebalance`); all of it leaves history (`events`).
 //! `brake` holds what cannot be undone, `limits` ends what nobody uses, `scaling` says how many
@@ -32,6 +32,7 @@ pub mod reports;
 pub mod scaling;
 pub mod serve;
 pub mod sessions;
+pub mod shares;
 pub mod store;
 pub mod telemetry;
 pub mod upkeep;

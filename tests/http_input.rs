@@ -273,9 +273,13 @@ async fn values_that_are_not_allowed_are_named() {
             "/not_before",
         ),
         session("no time", "not_before", json!("tomorrow"), "/not_before"),
-        // Not built yet.
-        session("requires", "requires", json!({"gpu": "yes"}), "/requires"),
-        session("prefers", "prefers", json!({"gpu": "yes"}), "/prefers"),
+        session("requires", "requires", json!({"": "yes"}), "/requires"),
+        session(
+            "prefers",
+            "prefers",
+            json!({"gpu": "y".repeat(257)}),
+            "/prefers/gpu",
+        ),
         // Limits.
         session(
             "idle too soon",

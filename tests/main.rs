@@ -26,3 +26,4 @@ mod races;
 mod rebalance;
 mod scaling;
 mod sessions;
+mod shares;

@@ -11,6 +11,9 @@ use uuid::Uuid;
 use crate::support::{TestServer, database};
 
 const PICK_START: &str = include_str!("../src/claims/pick_start.sql");
+const QUEUES: &str = include_str!("../src/shares/queues.sql");
+const RUNNING: &str = include_str!("../src/shares/running.sql");
+const LOCK_LIMITED: &str = include_str!("../src/shares/lock_limited.sql");
 const PICK_DOMAIN: &str = include_str!("../src/claims/pick_domain.sql");
 const PICK_HELD: &str = include_str!("../src/claims/pick_held.sql");
 const LOCK_AGENTS: &str = include_str!("../src/claims/lock_agents.sql");
@@ -44,9 +47,11 @@ async fn fill(client: &Client, count: i64) {
          ALTER TABLE lease_ledger SET (autovacuum_enabled = false);
          ALTER TABLE agents SET (autovacuum_enabled = false);
          INSERT INTO sessions (id, agent_pool, platform, spec, desired_state, state, restart,
-             created_at, updated_at, queued_at)
+             created_at, updated_at, queued_at, owner, requires)
          SELECT gen_random_uuid(), 'p', 'process', '{{\"command\": [\"true\"]}}', 'running', 'pending',
-             'on_failure', now(), now(), now() + n * interval '1 millisecond'
+             'on_failure', now(), now(), now() + n * interval '1 millisecond',
+             CASE WHEN n % 10 = 0 THEN 'o' || n % 700 END,
+             CASE WHEN n % 50 = 0 THEN jsonb_build_object('kind', 'k' || n % 250) ELSE '{{}}' END
          FROM generate_series(1, {count}) n;
          INSERT INTO sessions (id, agent_pool, platform, spec, desired_state, state, restart,
              resource_domain, created_at, updated_at, queued_at)
@@ -120,7 +125,9 @@ async fn assert_plans(client: &Client, when: &str) {
         for limit in ["1", "16", "256", "1000"] {
             let filled = |text: &str| text.replace("{columns}", "s.*").replace("{limit}", limit);
             let start = filled(PICK_START);
-            let start = plan(client, "text, text[]", &start, "'p', '{a1,a2}'", generic).await;
+            let values = "'p', '{\"\",abc,\"\"}', '{\"\",o1,o10}', '{a1,a2}', '{}'";
+            let types = "text, text[], text[], text[], uuid[]";
+            let start = plan(client, types, &start, values, generic).await;
             assert_in_order(&start, "sessions_start_queue", &when);
             let domain = filled(PICK_DOMAIN);
             let values = "'p', '{d1,d2,d3}', '{terminate,adopt,hibernate,wake,wake_hibernated,start}', '{a1,a2}'";
@@ -128,6 +135,26 @@ async fn assert_plans(client: &Client, when: &str) {
             let domain = plan(client, types, &domain, values, generic).await;
             assert_in_order(&domain, "sessions_domain_queue", &when);
         }
+        let types = "text, text[], text, text";
+        let walk = "'p', '{\"{\\\"kind\\\": \\\"k50\\\"}\"}', '', ''";
+        let queues = plan(client, types, QUEUES, walk, generic).await;
+        for part in queues.split("CTE queue") {
+            let scans = part.matches("sessions_start_queue on sessions").count();
+            assert!(scans >= 1, "{when}: not by the queue:\n{queues}");
+        }
+        assert!(
+            !queues.contains("Seq Scan on sessions") && !queues.contains("Sort"),
+            "{when}: more than a walk:\n{queues}"
+        );
+        let of = "'p', '{o1,o2}'";
+        let running = plan(client, "text, text[]", RUNNING, of, generic).await;
+        assert!(
+            running.contains("sessions_taking_place"),
+            "{when}:\n{running}"
+        );
+        assert!(!running.contains("Seq Scan"), "{when}:\n{running}");
+        let limits = plan(client, "text, text[]", LOCK_LIMITED, of, generic).await;
+        assert!(!limits.contains("on sessions"), "{when}:\n{limits}");
         let held = PICK_HELD.replace("{columns}", "s.*");
         let held = plan(client, "text[]", &held, "'{a1,a2}'", generic).await;
         assert!(

@@ -14,6 +14,7 @@ mod error;
 mod pools;
 mod rebalance;
 mod sessions;
+mod shares;
 
 pub mod agent_loop;
 

@@ -22,6 +22,7 @@ mod reports;
 mod scaling;
 mod service;
 mod sessions;
+mod shares;
 mod words;
 
 pub use agents::*;
@@ -38,6 +39,7 @@ pub use reports::*;
 pub use scaling::*;
 pub use service::*;
 pub use sessions::*;
+pub use shares::*;
 pub use words::*;
 
 use std::collections::BTreeMap;

@@ -58,6 +58,19 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
     ),
     ("release_brake", &[PoolNotFound]),
     ("get_pool_scaling", &[PoolNotFound]),
+    ("list_owners", &[PoolNotFound, ValidationFailed]),
+    ("get_owner", &[PoolNotFound, NotFound]),
+    (
+        "put_owner",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            PoolNotFound,
+        ],
+    ),
+    ("delete_owner", &[PoolNotFound, NotFound]),
     ("list_agents", &[ValidationFailed]),
     ("get_agent", &[AgentNotRegistered]),
     (

@@ -9,10 +9,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use diesel::sql_types::{
-    Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
+    Array, BigInt, Bool, Integer, Jsonb, Nullable, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel_async::RunQueryDsl;
-use lessor_protocol::{Assignment, Command, Placement, Scheduling};
+use lessor_protocol::{Assignment, Command, Labels, Placement, Scheduling};
 use uuid::Uuid;
 
 use super::give::Given;
@@ -21,7 +21,8 @@ use crate::commands;
 use crate::error::Result;
 use crate::pools;
 use crate::sessions::{self, Context};
-use crate::store::{Conn, Statement, Word};
+use crate::shares::{self, Walk};
+use crate::store::{Conn, LabelsColumn, Statement, Word};
 use crate::wakeups::Hints;
 
 /// A claim that could be given something.
@@ -50,6 +51,10 @@ pub struct Round {
     pub limit: usize,
     /// How many sessions there are said to be to start; 0 where nobody said so.
     pub starts: usize,
+    /// Where to begin to look for queues of starts.
+    pub walk: Walk,
+    /// Whether some of the starts ask for labels.
+    pub selects: bool,
 }
 
 /// What became of one claim in a round.
@@ -97,6 +102,10 @@ pub struct Done {
     pub started: usize,
     /// Whether there was more to start than could be given to these agents.
     pub more_starts: bool,
+    /// Whether there was something to start that none of these agents has the labels for.
+    pub unsatisfied: bool,
+    /// Where to begin to look for queues the next time.
+    pub walk: Walk,
     /// Domains in which there was more.
     pub more_domains: BTreeSet<String>,
     /// Whom to wake.
@@ -123,6 +132,10 @@ pub(super) struct LockedAgent {
     pub(super) scheduling: Scheduling,
     #[diesel(sql_type = Nullable<Timestamptz>)]
     pub(super) passed_over_until: Option<DateTime<Utc>>,
+    #[diesel(sql_type = Jsonb, deserialize_as = LabelsColumn)]
+    pub(super) labels: Labels,
+    #[diesel(sql_type = Timestamptz)]
+    pub(super) now: DateTime<Utc>,
     #[diesel(sql_type = Bool)]
     pub(super) last_of_domain: bool,
     #[diesel(sql_type = Bool)]
@@ -147,7 +160,10 @@ pub async fn dispatch(conn: &mut Conn, round: &Round) -> Result<Done> {
         .bind::<Text, _>(round.pool.clone())
         .load(conn)
         .await?;
-    let now = sessions::now(conn).await?;
+    let now = match locked.as_slice().first() {
+        Some(agent) => agent.now,
+        None => sessions::now(conn).await?,
+    };
     let pool = pools::rules(conn, &round.pool).await?;
     let actor = sessions::system("dispatcher");
     let epoch_floor = pools::epoch_floor(conn).await?;
@@ -195,6 +211,10 @@ pub async fn dispatch(conn: &mut Conn, round: &Round) -> Result<Done> {
         .collect();
     given.commands =
         commands::deliver(conn, &to_tell, now, pool.accept_timeout_seconds, &actor).await?;
+    if let Some(moved) = given.moved.take() {
+        // Late, since others who give something to these owners wait for the end of it.
+        shares::record(conn, &round.pool, moved).await?;
+    }
     let waits = waits(conn, &candidates, &given, &by_name, now).await?;
     let mut done = given.into_done(round, &locked, &candidates, &waits, (now, hints));
     done.placement = Some(pool.placement);
@@ -219,6 +239,7 @@ fn candidate(agent: &LockedAgent, asking: &Asking, now: DateTime<Utc>) -> Candid
         slots_used: agent.slots_used,
         room: asking.max_sessions,
         may_take,
+        labels: agent.labels.clone(),
     }
 }
 

@@ -19,10 +19,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::dispatch::{Asking, Done, Round, Verdict, dispatch};
+use super::safety::{self, jittered};
+use super::unoffer;
 use super::waiters::{Answer, Waiter, Waiters};
-use super::{safety, unoffer};
 use crate::agents;
 use crate::error::Error;
+use crate::shares::Walk;
 use crate::store::Db;
 use crate::wakeups::{Hub, PoolHint, Wake};
 
@@ -49,6 +51,10 @@ pub struct Dispatcher {
     domains: BTreeSet<String>,
     /// How many sessions there are said to be to start.
     starts: usize,
+    /// Whether some of those ask for labels, so that many agents are looked at for them.
+    selects: bool,
+    /// Where the next round begins to look for queues of starts.
+    walk: Walk,
     /// Agents that were looked at since the last wake-up and could not take what there was.
     tried: BTreeSet<String>,
     safety_at: Instant,
@@ -78,6 +84,8 @@ impl Dispatcher {
             agents: BTreeSet::new(),
             domains: BTreeSet::new(),
             starts: 0,
+            selects: false,
+            walk: Walk::default(),
             tried: BTreeSet::new(),
             safety_at: Instant::now() + jittered(SAFETY),
         };
@@ -143,9 +151,11 @@ impl Dispatcher {
         match wake {
             Wake::Hint(PoolHint {
                 starts,
+                selects,
                 domains,
                 agents,
             }) => {
+                self.selects |= selects;
                 self.starts = self.starts.saturating_add(starts as usize);
                 self.domains.extend(domains);
                 self.agents.extend(agents);
@@ -209,6 +219,7 @@ impl Dispatcher {
                 if found.starts {
                     // How many is not known: as many as can be given out.
                     self.starts = usize::MAX;
+                    self.selects = true;
                 }
                 self.domains.extend(found.domains);
                 for (agent, claim_number) in found.standing {
@@ -249,10 +260,12 @@ impl Dispatcher {
                 chosen.extend(parked);
             }
         }
-        let mut starts = 0;
+        let (mut starts, mut selects) = (0, false);
         if self.starts > 0 && chosen.len() < MAX_ASKING {
             starts = std::mem::take(&mut self.starts);
-            let most = starts.min(MAX_ASKING - chosen.len());
+            selects = std::mem::take(&mut self.selects);
+            let most = if selects { MAX_ASKING } else { starts };
+            let most = most.min(MAX_ASKING - chosen.len());
             let but = chosen.union(&self.tried).cloned().collect();
             chosen.extend(self.waiters.for_starts(self.placement, most, &but));
         }
@@ -281,6 +294,8 @@ impl Dispatcher {
                 domains,
                 limit,
                 starts,
+                walk: self.walk.clone(),
+                selects,
             },
             fresh,
         ))
@@ -311,9 +326,12 @@ impl Dispatcher {
             placement,
             started,
             more_starts,
+            unsatisfied,
+            walk,
             more_domains,
             hints,
         } = done;
+        self.walk = walk;
         self.hub.committed(hints);
         self.placement = placement.unwrap_or(self.placement);
         let mut gone = Vec::new();
@@ -328,8 +346,11 @@ impl Dispatcher {
         // finds what was not.
         self.tried
             .extend(round.asking.iter().map(|asking| asking.agent.clone()));
-        if more_starts {
-            self.starts = self.starts.max(round.starts.saturating_sub(started));
+        // Others may have the labels that these have not; that is looked into where somebody said so.
+        if more_starts || (unsatisfied && round.selects) {
+            let left = round.starts.saturating_sub(started);
+            self.starts = self.starts.max(left);
+            self.selects |= round.selects && left > 0;
         }
         // What a domain's agents cannot take (no slot, cordoned, avoided) is not tried on thousands.
         if gave || self.tried.len() < MAX_ASKING {
@@ -425,11 +446,4 @@ impl Dispatcher {
         }
         self.safety_at = self.safety_at.min(Instant::now() + Duration::from_secs(1));
     }
-}
-
-/// Between 0.75 and 1.25 of it.
-fn jittered(period: Duration) -> Duration {
-    let random = uuid::Uuid::new_v4().as_u128() % 1_000;
-    #[allow(clippy::cast_precision_loss, reason = "below a thousand")]
-    period.mul_f64(0.75 + random as f64 / 2_000.0)
 }

@@ -14,6 +14,7 @@ use super::placement::{Candidate, Item, MayTake, share_out};
 use crate::commands;
 use crate::error::Result;
 use crate::sessions::{self, Assignee, Context, DOMAIN_WORK, Draft, SessionRow};
+use crate::shares;
 use crate::store::{Conn, Statement};
 use crate::wakeups::Hints;
 
@@ -30,6 +31,9 @@ pub(super) struct Given {
     pub(super) avoided_until: HashMap<String, DateTime<Utc>>,
     pub(super) started: usize,
     pub(super) more_starts: bool,
+    pub(super) unsatisfied: bool,
+    pub(super) walk: shares::Walk,
+    pub(super) moved: Option<shares::Moved>,
     pub(super) more_domains: BTreeSet<String>,
 }
 
@@ -137,66 +141,13 @@ impl Given {
         Ok(())
     }
 
-    /// Last what any agent of the pool may start.
-    pub(super) async fn starts(
+    pub(super) fn offer(
         &mut self,
-        conn: &mut Conn,
         ctx: &Context<'_>,
-        round: &Round,
-        candidates: &mut [Candidate],
-        agents: &HashMap<&str, &LockedAgent>,
-    ) -> Result<()> {
-        let free = |c: &Candidate| -> usize {
-            if c.may_take != MayTake::Anything {
-                return 0;
-            }
-            c.room
-                .min(usize::try_from(c.capacity - c.slots_used).unwrap_or(0))
-        };
-        let names: Vec<String> = candidates
-            .iter()
-            .filter(|c| free(c) > 0)
-            .map(|c| c.name.clone())
-            .collect();
-        let wanted = candidates.iter().map(free).sum::<usize>().min(round.limit);
-        if wanted == 0 {
-            // Nobody here can take any; whether there are some is for others to find out.
-            self.more_starts = true;
-            return Ok(());
-        }
-        let limit = tier(wanted);
-        let text = sessions::with_columns(include_str!("pick_start.sql"))
-            .replace("{limit}", &limit.to_string());
-        let mut rows: Vec<SessionRow> = Statement::new(&text)
-            .bind::<Text, _>(round.pool.clone())
-            .bind::<Array<Text>, _>(names)
-            .load(conn)
-            .await?;
-        // Picked above already, as the work of its own domain.
-        rows.retain(|row| !self.picked.contains(&row.id));
-        self.more_starts = rows.len() >= limit;
-        let items: Vec<Item> = rows.iter().map(|row| item(row, ctx.now, false)).collect();
-        let placed = share_out(candidates, &items, ctx.pool.placement);
-        for (row, to) in rows.into_iter().zip(placed) {
-            match to {
-                Some(to) => {
-                    let agent = agents[candidates[to].name.as_str()];
-                    // Its own domain came back: there is something to take over.
-                    let own = row.resource_domain.as_ref() == Some(&agent.resource_domain);
-                    let action = if own { row.next().action() } else { None };
-                    self.started += 1;
-                    self.offer(ctx, row, agent, action.unwrap_or(Action::Start));
-                }
-                None => {
-                    self.note_avoided(&row);
-                    self.more_starts = true;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn offer(&mut self, ctx: &Context<'_>, row: SessionRow, agent: &LockedAgent, action: Action) {
+        row: SessionRow,
+        agent: &LockedAgent,
+        action: Action,
+    ) {
         let assignee = Assignee {
             name: agent.name.clone(),
             incarnation: agent.incarnation,
@@ -239,7 +190,7 @@ impl Given {
         self.drafts.push(draft);
     }
 
-    fn note_avoided(&mut self, row: &SessionRow) {
+    pub(super) fn note_avoided(&mut self, row: &SessionRow) {
         if let (Some(agent), Some(until)) = (&row.avoid_agent, row.avoid_until) {
             let at = self.avoided_until.entry(agent.clone()).or_insert(until);
             *at = (*at).min(until);
@@ -257,6 +208,8 @@ impl Given {
         let mut done = Done {
             started: self.started,
             more_starts: self.more_starts,
+            unsatisfied: self.unsatisfied,
+            walk: self.walk,
             more_domains: self.more_domains,
             hints,
             ..Done::default()
@@ -299,7 +252,7 @@ impl Given {
     }
 }
 
-fn item(row: &SessionRow, now: DateTime<Utc>, own_domain: bool) -> Item {
+pub(super) fn item(row: &SessionRow, now: DateTime<Utc>, own_domain: bool) -> Item {
     let action = row.next().action();
     let needs_slot = match row.next() {
         sessions::Next::Work { needs_slot, .. } => needs_slot || !own_domain,
@@ -321,11 +274,24 @@ fn item(row: &SessionRow, now: DateTime<Utc>, own_domain: bool) -> Item {
             .reserved_for
             .clone()
             .filter(|_| own_domain && row.reserved_until.is_some_and(|until| until > now)),
+        // What a domain has to do is for whoever is there.
+        requires: row
+            .requires
+            .clone()
+            .into_iter()
+            .filter(|_| !own_domain)
+            .collect(),
+        prefers: row
+            .prefers
+            .clone()
+            .into_iter()
+            .filter(|_| !own_domain)
+            .collect(),
     }
 }
 
 /// Limits are literals in the statement, so there are few of them: each is a prepared statement.
-fn tier(wanted: usize) -> usize {
+pub(super) fn tier(wanted: usize) -> usize {
     [1, 4, 16, 64, 256, 1_000]
         .into_iter()
         .find(|tier| *tier >= wanted)

@@ -2,7 +2,7 @@
 -- The agents that can take work, locked in key order. What is read here is the locked row: an
 -- expiry, a cordon or a newer claim that committed before is seen.
 SELECT a.name, a.resource_domain, a.incarnation, a.live, a.claim_number, a.capacity, a.slots_used,
-    a.scheduling, a.passed_over_until,
+    a.scheduling, a.passed_over_until, a.labels, now() AS now,
     a.cordoned AND NOT EXISTS (SELECT FROM agents o
         WHERE o.pool = a.pool AND o.resource_domain = a.resource_domain AND o.live AND o.name <> a.name)
         AS last_of_domain,

@@ -15,6 +15,7 @@ mod give;
 pub mod http;
 mod placement;
 mod safety;
+mod starts;
 mod unoffer;
 mod waiters;
 

@@ -2,11 +2,12 @@
 //!
 //! `spread` gives each session to the agent that is least utilised at that moment; `pack` to the
 //! most utilised one that still has room. Utilisation is used slots over capacity. Work that needs
-//! no slot goes by the same order, and may go past capacity.
+//! no slot goes by the same order, and may go past capacity. What prefers labels goes to the agents
+//! that have most of them, and by the order among those.
 
 use std::cmp::Ordering;
 
-use lessor_protocol::Placement;
+use lessor_protocol::{Labels, Placement};
 
 /// An agent that could be given something, as its locked row says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,23 @@ pub struct Candidate {
     pub room: usize,
     /// What it may be given beyond what it holds.
     pub may_take: MayTake,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+impl Candidate {
+    /// Whether it has all of these labels.
+    pub fn has(&self, labels: &Labels) -> bool {
+        labels.iter().all(|label| self.has_one(label))
+    }
+
+    fn has_one(&self, (key, value): (&String, &String)) -> bool {
+        self.labels.get(key) == Some(value)
+    }
+
+    fn lacks(&self, labels: &Labels) -> usize {
+        labels.iter().filter(|label| !self.has_one(*label)).count()
+    }
 }
 
 /// What an agent may be given beyond what it holds.
@@ -51,6 +69,10 @@ pub struct Item {
     pub avoid: Option<String>,
     /// The only agent that is to get it now; any if there is none.
     pub kept_for: Option<String>,
+    /// Labels that the agent must have.
+    pub requires: Labels,
+    /// Labels of which the agent should have as many as can be.
+    pub prefers: Labels,
 }
 
 /// For each item, in order, the index of the candidate that gets it.
@@ -66,7 +88,10 @@ pub fn share_out(
                 .iter()
                 .enumerate()
                 .filter(|(_, candidate)| suits(candidate, item))
-                .min_by(|(_, a), (_, b)| order(a, b, placement))
+                .min_by(|(_, a), (_, b)| {
+                    let preferred = a.lacks(&item.prefers).cmp(&b.lacks(&item.prefers));
+                    preferred.then_with(|| order(a, b, placement))
+                })
                 .map(|(index, _)| index)?;
             candidates[best].room -= 1;
             if item.uses_slot {
@@ -94,6 +119,7 @@ fn suits(candidate: &Candidate, item: &Item) -> bool {
             .kept_for
             .as_ref()
             .is_none_or(|name| *name == candidate.name)
+        && candidate.has(&item.requires)
 }
 
 /// The order of preference under a placement.
@@ -132,6 +158,7 @@ mod tests {
             slots_used,
             room: 1000,
             may_take: MayTake::Anything,
+            labels: Labels::new(),
         }
     }
 
@@ -143,6 +170,8 @@ mod tests {
             is_end: false,
             avoid: None,
             kept_for: None,
+            requires: Labels::new(),
+            prefers: Labels::new(),
         }
     }
 
@@ -194,8 +223,7 @@ mod tests {
             needs_slot: false,
             uses_slot: false,
             is_end: true,
-            avoid: None,
-            kept_for: None,
+            ..start()
         };
         let mut agents = [agent("a", 0, 4)];
         agents[0].may_take = MayTake::Ends;
@@ -232,6 +260,28 @@ mod tests {
         assert_eq!(given, [Some(1)]);
         let given = share_out(&mut agents[..1], &[kept], Placement::Spread);
         assert_eq!(given, [None]);
+    }
+
+    #[test]
+    fn what_is_required_must_be_there_and_what_is_preferred_comes_before_placement() {
+        let label = |key: &str| (key.to_owned(), "yes".to_owned());
+        let mut agents = [agent("bare", 0, 4), agent("gpu", 2, 4), agent("both", 3, 4)];
+        agents[1].labels.extend([label("gpu")]);
+        agents[2].labels.extend([label("gpu"), label("ssd")]);
+        let gpu = Item {
+            requires: Labels::from([label("gpu")]),
+            ..start()
+        };
+        let ssd = Item {
+            prefers: Labels::from([label("ssd"), label("gpu")]),
+            ..start()
+        };
+        let given = share_out(
+            &mut agents,
+            &[gpu.clone(), ssd.clone(), ssd.clone(), ssd, gpu],
+            Placement::Spread,
+        );
+        assert_eq!(given, [Some(1), Some(2), Some(1), Some(0), None]);
     }
 
     proptest! {

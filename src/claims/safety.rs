@@ -1,6 +1,7 @@
 //! The safety poll: what a lost notification would have said.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text};
 use diesel_async::RunQueryDsl;
@@ -46,4 +47,11 @@ pub async fn look(conn: &mut Conn, pool: String, agents: Vec<String>) -> Result<
         domains: row.domains.into_iter().collect(),
         standing: row.agents.into_iter().zip(row.claim_numbers).collect(),
     })
+}
+
+/// Between 0.75 and 1.25 of it.
+pub fn jittered(period: Duration) -> Duration {
+    let random = uuid::Uuid::new_v4().as_u128() % 1_000;
+    #[allow(clippy::cast_precision_loss, reason = "below a thousand")]
+    period.mul_f64(0.75 + random as f64 / 2_000.0)
 }

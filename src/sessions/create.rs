@@ -65,6 +65,9 @@ pub fn check(sessions: &[NewOf<'_>]) -> Result<()> {
         if let Some(owner) = &new.owner {
             checks.text(field("owner"), owner, 256);
         }
+        checks
+            .labels(field("requires"), &new.requires)
+            .labels(field("prefers"), &new.prefers);
         checks.labels(field("labels"), &new.labels).range_i32(
             field("priority"),
             new.priority,
@@ -101,17 +104,6 @@ pub fn check(sessions: &[NewOf<'_>]) -> Result<()> {
         let far = Utc::now() + TimeDelta::days(3650);
         if new.not_before.is_some_and(|at| at > far) {
             checks.refuse(field("not_before"), "is more than ten years away");
-        }
-        for (name, used) in [
-            ("requires", !new.requires.is_empty()),
-            ("prefers", !new.prefers.is_empty()),
-        ] {
-            if used {
-                checks.refuse(
-                    field(name),
-                    "is not supported by this version of the service",
-                );
-            }
         }
     }
     checks.finish().map_err(pools::from_problem)

@@ -159,6 +159,7 @@ pub struct Was {
     pub(super) used_slot: bool,
     #[serde(skip)]
     pub(super) limits_ran_to: Option<DateTime<Utc>>,
+    pub(super) took_place: bool,
 }
 
 impl Draft {
@@ -171,6 +172,7 @@ impl Draft {
             was_agent: row.assigned_agent_id.clone(),
             used_slot: row.uses_slot(),
             limits_ran_to: row.limits_run_to(),
+            took_place: row.takes_place(),
         };
         Self {
             row,
@@ -210,6 +212,13 @@ impl Draft {
     /// The agent from which the hold was taken, and which does not know it yet.
     pub(super) fn taken_from(&self) -> Option<&str> {
         self.lost.as_ref().map(|lost| lost.agent.as_str())
+    }
+
+    /// The owner that has one session less in its pool than before, if it has a name.
+    pub(super) fn freed_place_of(&self) -> Option<(String, String)> {
+        let owner = self.row.owner.as_ref()?;
+        (self.was.took_place && !self.row.takes_place())
+            .then(|| (self.row.agent_pool.clone(), owner.clone()))
     }
 
     /// The agent that has a slot more than before.

@@ -152,6 +152,20 @@ impl SessionRow {
             )
     }
 
+    /// Whether it counts against its owner's `max_running`; the schema's `takes_place` says the same.
+    #[must_use]
+    pub fn takes_place(&self) -> bool {
+        use SessionState as S;
+        let assigned = self.assigned_agent_id.is_some();
+        match self.state {
+            S::Pending | S::Hibernated => assigned,
+            S::Starting | S::Running | S::Waking | S::Hibernating | S::Terminating => {
+                assigned || !self.domain_lost
+            }
+            S::Terminated | S::Failed => false,
+        }
+    }
+
     /// Whether its domain was lost and agents of others may start it.
     #[must_use]
     pub fn is_startable_elsewhere(&self) -> bool {

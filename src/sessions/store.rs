@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{Array, Json, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
+use lessor_protocol::Labels;
 use uuid::Uuid;
 
 use super::row::SessionRow;
@@ -116,6 +117,8 @@ struct NewRow<'a> {
     platform: &'a str,
     region: Option<&'a str>,
     owner: Option<&'a str>,
+    requires: &'a Labels,
+    prefers: &'a Labels,
     restart: &'a str,
     idle_action: &'a str,
     max_duration_seconds: Option<f64>,
@@ -131,6 +134,8 @@ impl<'a> NewRow<'a> {
             platform: &row.platform,
             region: row.region.as_deref(),
             owner: row.owner.as_deref(),
+            requires: &row.requires,
+            prefers: &row.prefers,
             restart: row.restart.as_str(),
             idle_action: row.idle_action.as_str(),
             max_duration_seconds: row.max_duration_seconds,

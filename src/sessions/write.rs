@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use super::draft::{AgentEffect, Draft, Was};
 use super::row::SessionRow;
-use crate::commands;
 use crate::error::{Error, Result};
 use crate::store::{AsJson, Conn, Statement};
 use crate::wakeups::Hints;
+use crate::{commands, shares};
 
 #[derive(Debug, Serialize)]
 struct ChangedRow<'a> {
@@ -93,6 +93,16 @@ pub async fn write(conn: &mut Conn, drafts: &[Draft]) -> Result<Hints> {
         for agent in draft.freed_slot_of().into_iter().chain(draft.taken_from()) {
             let pool = hints.pool(&draft.row.agent_pool);
             pool.agents.insert(agent.to_owned());
+        }
+    }
+    let freed: Vec<_> = drafts.iter().filter_map(|d| d.freed_place_of()).collect();
+    if !freed.is_empty() {
+        // Where an owner's sessions are limited, the next of them can start now.
+        let places = u32::try_from(freed.len()).unwrap_or(u32::MAX);
+        for pool in shares::limited(conn, freed).await? {
+            let hint = hints.pool(&pool);
+            hint.starts = hint.starts.saturating_add(places);
+            hint.selects = true;
         }
     }
     if !count.with_commands.is_empty() {

@@ -30,6 +30,7 @@ pub async fn run(app: &Arc<App>) -> Result<bool> {
         include_str!("delete_leftovers.sql"),
         include_str!("delete_drains.sql"),
         include_str!("delete_rebalances.sql"),
+        include_str!("delete_turns.sql"),
     ] {
         let deleted: Deleted = app
             .db

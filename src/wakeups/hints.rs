@@ -14,6 +14,9 @@ pub struct PoolHint {
     /// Sessions that any agent of the pool could start: about how many.
     #[serde(default, rename = "s")]
     pub starts: u32,
+    /// Whether some of them ask for labels, so that many agents should be looked at for them.
+    #[serde(default, rename = "l")]
+    pub selects: bool,
     /// Domains with work.
     #[serde(default, rename = "d")]
     pub domains: BTreeSet<String>,
@@ -26,6 +29,7 @@ impl PoolHint {
     /// Adds another one to it.
     pub fn merge(&mut self, other: Self) {
         self.starts = self.starts.saturating_add(other.starts);
+        self.selects |= other.selects;
         self.domains.extend(other.domains);
         self.agents.extend(other.agents);
     }
@@ -62,12 +66,12 @@ impl Hints {
 
     fn add_claimable(&mut self, row: &SessionRow) {
         if row.is_startable_elsewhere() {
-            self.pool(&row.agent_pool).starts += 1;
+            self.add_start(row);
         }
         match row.next() {
             Next::Work {
                 reach: Reach::Pool, ..
-            } => self.pool(&row.agent_pool).starts += 1,
+            } => self.add_start(row),
             Next::Work {
                 reach: Reach::Domain,
                 ..
@@ -87,6 +91,12 @@ impl Hints {
             | Next::End => {}
         }
         debug_assert!(row.state != SessionState::Terminated || row.next() == Next::Nothing);
+    }
+
+    fn add_start(&mut self, row: &SessionRow) {
+        let hint = self.pool(&row.agent_pool);
+        hint.starts = hint.starts.saturating_add(1);
+        hint.selects |= !row.requires.is_empty() || !row.prefers.is_empty();
     }
 
     /// The hint of one pool.
