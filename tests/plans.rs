@@ -25,7 +25,7 @@ fn backlog() -> i64 {
     std::env::var("LESSOR_TEST_BACKLOG")
         .ok()
         .map(|text| text.parse().expect("LESSOR_TEST_BACKLOG is a number"))
-        .unwrap_or(200_000)
+        .unwrap_or(1_000_000)
 }
 
 /// A database with a pool and no server.
