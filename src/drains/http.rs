@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use lessor_protocol::{Drain, DrainRequest, DrainStatus};
+use lessor_protocol::{Drain, DrainRequest};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::{Target, Wanted};
 use crate::app::App;
-use crate::http::{Caller, Checks, Format, Item, Json, OptionalJson, Path, Query};
+use crate::http::{Caller, Checks, Format, Item, Json, OptionalJson, Path, Query, words};
 use crate::problem::Problem;
 
 /// The routes of this room that write.
@@ -108,25 +108,13 @@ async fn answer(
             checks.range_f64("wait_seconds", seconds, 0.0, 55.0);
             checks.finish()?;
             let wanted = Wanted {
-                statuses: parse_statuses(&statuses)?,
+                statuses: words("wait_for", &statuses)?,
                 wait: Duration::from_secs_f64(seconds),
             };
             super::wait_for(app, &target, &wanted).await?
         }
     };
     Ok(Item::new(format, drain).into_response())
-}
-
-fn parse_statuses(statuses: &str) -> Result<Vec<DrainStatus>, Problem> {
-    statuses
-        .split(',')
-        .map(|status| {
-            let parsed = status.trim().parse();
-            parsed.map_err(|error: lessor_protocol::UnknownWord| {
-                Problem::invalid("wait_for", error.to_string())
-            })
-        })
-        .collect()
 }
 
 /// Get an agent's drain

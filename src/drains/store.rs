@@ -9,7 +9,7 @@ use lessor_protocol::{Actor, Blocked, Drain, DrainRequest, DrainStatus, OnLost};
 use uuid::Uuid;
 
 use crate::error::Result;
-use crate::store::{Conn, Statement, Word};
+use crate::store::{Conn, Statement, Word, try_turn};
 
 /// A drain as it stands.
 #[derive(Clone, Debug, diesel::QueryableByName)]
@@ -212,18 +212,7 @@ pub async fn begin(
 
 /// Whether this transaction is the one that works on the drain; no two do at a time.
 pub async fn try_lock(conn: &mut Conn, id: Uuid) -> Result<bool> {
-    #[derive(diesel::QueryableByName)]
-    struct Locked {
-        #[diesel(sql_type = Bool)]
-        locked: bool,
-    }
-    let locked: Locked = Statement::new(
-        "-- drains::try_lock\nSELECT pg_try_advisory_xact_lock(hashtextextended('drain ' || $1, 0)) AS locked",
-    )
-    .bind::<Text, _>(id.to_string())
-    .get_result(conn)
-    .await?;
-    Ok(locked.locked)
+    try_turn(conn, &format!("drain {id}")).await
 }
 
 /// Notes what the agents hold, and what has become of what they held; how much of that is new.

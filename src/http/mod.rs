@@ -29,6 +29,7 @@ mod query;
 mod render;
 mod table;
 mod validate;
+mod words;
 
 pub use accept::{Format, wants_text};
 pub use auth::{AdminToken, Caller};
@@ -45,3 +46,4 @@ pub use path::Path;
 pub use query::Query;
 pub use table::{Item, Listing, TableRow};
 pub use validate::{Checks, MAX_LABEL_BYTES, MAX_LABELS, MAX_NAME_BYTES, is_moment};
+pub use words::words;

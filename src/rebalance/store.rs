@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::state::{Member, Movable, Planned};
 use crate::error::Result;
-use crate::store::{AsJson, Conn, Statement, Word};
+use crate::store::{AsJson, Conn, Statement, Word, try_turn};
 
 /// The live agents of a pool that are not cordoned, by domain.
 pub type Fleet = BTreeMap<String, Vec<Member>>;
@@ -225,17 +225,7 @@ pub async fn lock(conn: &mut Conn, id: Uuid) -> Result<()> {
 
 /// Whether this transaction is the one that works on the rebalance; no two do at a time.
 pub async fn try_lock(conn: &mut Conn, id: Uuid) -> Result<bool> {
-    #[derive(diesel::QueryableByName)]
-    struct Locked {
-        #[diesel(sql_type = Bool)]
-        locked: bool,
-    }
-    let text = "-- rebalance::try_lock\nSELECT pg_try_advisory_xact_lock(hashtextextended('rebalance ' || $1, 0)) AS locked";
-    let locked: Locked = Statement::new(text)
-        .bind::<Text, _>(id.to_string())
-        .get_result(conn)
-        .await?;
-    Ok(locked.locked)
+    try_turn(conn, &format!("rebalance {id}")).await
 }
 
 #[derive(diesel::QueryableByName)]

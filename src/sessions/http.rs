@@ -9,7 +9,6 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use lessor_protocol::{
     CreatedSessions, DesiredState, NewSession, NewSessions, Page, Session, SessionPatch,
-    SessionState,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::IntoParams;
@@ -25,7 +24,7 @@ use crate::app::App;
 use crate::error::Error;
 use crate::http::{
     Caller, Checks, Format, HashedJson, IdempotencyKey, Item, Json, Listing, Paging, Path,
-    Preconditions, Query, etag, label_filter, not_modified,
+    Preconditions, Query, etag, label_filter, not_modified, words,
 };
 use crate::idempotency::Answer;
 use crate::idempotency::http::{answered, request};
@@ -200,7 +199,7 @@ async fn list_sessions(
         pool: query.pool,
         states: query
             .state
-            .map(|states| parse_states("state", &states))
+            .map(|states| words("state", &states))
             .transpose()?
             .unwrap_or_default(),
         desired_state: query.desired_state,
@@ -220,20 +219,6 @@ async fn list_sessions(
         paging.page(sessions, |session| Position(session.id)),
     )
     .into_response())
-}
-
-fn parse_states(parameter: &str, states: &str) -> Result<Vec<SessionState>, Problem> {
-    states
-        .split(',')
-        .map(|state| {
-            state
-                .trim()
-                .parse()
-                .map_err(|error: lessor_protocol::UnknownWord| {
-                    Problem::invalid(parameter, error.to_string())
-                })
-        })
-        .collect()
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -276,7 +261,7 @@ async fn get_session(
             checks.range_f64("wait_seconds", seconds, 0.0, 55.0);
             checks.finish()?;
             let wanted = Wanted {
-                states: parse_states("wait_for", &states)?,
+                states: words("wait_for", &states)?,
                 wait: Duration::from_secs_f64(seconds),
             };
             super::wait_for(&app, &session, &wanted).await?

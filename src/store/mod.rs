@@ -14,6 +14,7 @@ pub mod listen;
 pub mod migrate;
 pub mod schema;
 mod statement;
+mod turn;
 
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use crate::error::{Error, Result};
 pub use columns::{AsJson, JsonText, LabelsColumn, MaybeJson, MaybeJsonText, MaybeWord, Word};
 pub use connect::{client, describe};
 pub use statement::Statement;
+pub use turn::try_turn;
 
 /// A connection as the rooms use it.
 pub type Conn = AsyncPgConnection;
