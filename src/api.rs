@@ -34,7 +34,7 @@ pub fn router(app: &Arc<App>) -> Router {
         .merge(health::routes())
         .merge(document::routes())
         .with_state(Arc::clone(app));
-    http::apply(router)
+    http::apply(router, app.leaving.clone())
 }
 
 /// The routes under `/v1`. Those that write run to their end whatever the client does; those that

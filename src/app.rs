@@ -64,6 +64,8 @@ pub struct App {
     pub metrics: PrometheusHandle,
     /// The token, if one is needed.
     pub admin_token: Option<SecretString>,
+    /// Cancelled when the service is about to stop: `/readyz` fails, and it serves on as usual.
+    pub leaving: CancellationToken,
     /// Cancelled when the service begins to stop: parked polls end, new ones are refused.
     pub stop: CancellationToken,
     /// Writes of requests; they run to their end.
@@ -100,6 +102,7 @@ impl App {
             dispatchers,
             metrics,
             admin_token: settings.admin_token,
+            leaving: CancellationToken::new(),
             stop,
             writes: TaskTracker::new(),
             halt: halt.clone(),
@@ -139,8 +142,17 @@ impl App {
         &self.writes
     }
 
+    /// Says that the service will stop: `/readyz` fails, and what is parked ends with empty answers.
+    /// Everything is served as before, polls that come now included, until whoever sends requests
+    /// here has noticed; each answer asks its client to open its next connection elsewhere.
+    pub fn begin_leave(&self) {
+        self.leaving.cancel();
+        self.hub.end_polls();
+    }
+
     /// Begins to stop: parked polls end with empty answers, `/readyz` fails, new polls are refused.
     pub fn begin_stop(&self) {
+        self.leaving.cancel();
         self.stop.cancel();
     }
 

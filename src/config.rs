@@ -64,6 +64,10 @@ pub struct Config {
     #[arg(long, env = "LESSOR_HEARTBEAT_DB_CONNECTIONS", value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub heartbeat_db_connections: u32,
 
+    /// How long after SIGTERM everything is still served while `/readyz` fails, so that load balancers notice
+    #[arg(long, env = "LESSOR_STOP_DELAY_SECONDS", value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=3600))]
+    pub stop_delay_seconds: u32,
+
     /// How long requests and tasks have to end when the service stops
     #[arg(long, env = "LESSOR_STOP_TIMEOUT_SECONDS", value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub stop_timeout_seconds: u32,
@@ -265,9 +269,10 @@ mod tests {
                 config.max_waiters,
                 config.db_connections,
                 config.heartbeat_db_connections,
+                config.stop_delay_seconds,
                 config.stop_timeout_seconds
             ),
-            (20_000, 16, 2, 20)
+            (20_000, 16, 2, 5, 20)
         );
     }
 

@@ -21,7 +21,7 @@ use crate::app::App;
 use crate::config::Config;
 use crate::http::Preconditions;
 use crate::pools;
-use crate::serve::{self, Fatal, Running};
+use crate::serve::{self, Fatal, Running, Stop};
 use crate::sessions::{self, SessionFilter};
 
 const POOL: &str = "local";
@@ -53,7 +53,7 @@ pub async fn run(config: Config) -> Result<(), Fatal> {
     let mut fleet = match fleet {
         Ok(fleet) => fleet,
         Err(error) => {
-            running.until(std::future::ready(())).await?;
+            running.until(std::future::ready(Stop::AtOnce)).await?;
             return Err(error);
         }
     };
@@ -62,12 +62,13 @@ pub async fn run(config: Config) -> Result<(), Fatal> {
     let mut living = Ok(Vec::new());
     let stopping = async {
         tokio::select! {
-            () = serve::signalled() => {}
+            _ = serve::signalled() => {}
             () = watch(&mut fleet) => {}
         }
         eprintln!("\nStopping. The agents say goodbye; what they run lives on.");
         stop_agents(&mut fleet).await;
         living = with_a_process(&app).await;
+        Stop::AtOnce
     };
     let ended = running.until(stopping).await;
     farewell(living);

@@ -103,6 +103,12 @@ pub enum Error {
     /// The database refused for a reason that another try may cure.
     #[error("the transaction should be tried again: {0}")]
     Retry(String),
+    /// The schema changed under a prepared statement; a new connection prepares it anew.
+    #[error("the schema has changed: {0}")]
+    StalePlan(String),
+    /// What must be done while no server runs.
+    #[error("a server is running on this database; stop all of them first")]
+    ServerRunning,
     /// A fault of our own.
     #[error("{0}")]
     Internal(String),
@@ -129,6 +135,9 @@ impl From<DieselError> for Error {
                     | DatabaseErrorKind::UnableToSendCommand
                     | DatabaseErrorKind::ReadOnlyTransaction => Self::DatabaseUnavailable(message),
                     _ if message.starts_with("deadlock detected") => Self::Retry(message),
+                    _ if message.starts_with("cached plan must not change") => {
+                        Self::StalePlan(message)
+                    }
                     _ if is_unavailability(&message) => Self::DatabaseUnavailable(message),
                     _ => Self::Internal(format!(
                         "{message} ({kind:?}, constraint {:?})",
@@ -189,8 +198,10 @@ impl From<Error> for Problem {
             Error::ProtocolVersionUnsupported(..) => ProblemCode::ProtocolVersionUnsupported,
             Error::TooManyWaiters(_) => ProblemCode::TooManyWaiters,
             Error::Stopping => ProblemCode::Stopping,
-            Error::DatabaseUnavailable(_) | Error::Retry(_) => ProblemCode::DatabaseUnavailable,
-            Error::Internal(_) => ProblemCode::Internal,
+            Error::DatabaseUnavailable(_) | Error::Retry(_) | Error::StalePlan(_) => {
+                ProblemCode::DatabaseUnavailable
+            }
+            Error::Internal(_) | Error::ServerRunning => ProblemCode::Internal,
         };
         match error {
             Error::Invalid(errors) => {
@@ -201,7 +212,9 @@ impl From<Error> for Problem {
                 Problem::new(code, detail).with_errors(errors)
             }
             // What the database said is for the log; callers learn that it is away.
-            Error::DatabaseUnavailable(detail) | Error::Retry(detail) => {
+            Error::DatabaseUnavailable(detail)
+            | Error::Retry(detail)
+            | Error::StalePlan(detail) => {
                 tracing::warn!(%detail, "the database is unavailable");
                 Problem::new(code, "the database cannot be reached at present; try again")
             }

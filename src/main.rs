@@ -6,8 +6,8 @@ use clap::Parser;
 use lessor::config::{self, Config};
 use lessor::postgres::{GuardArgs, run_guarded_child};
 use lessor::serve::{self, Fatal};
-use lessor::store::migrate;
-use lessor::{api, dev, telemetry};
+use lessor::store::{self, migrate};
+use lessor::{api, dev, leases, telemetry};
 use secrecy::ExposeSecret as _;
 
 // Tens of thousands of parked polls are small allocations that live for a minute.
@@ -31,6 +31,9 @@ enum Command {
     Dev(#[command(flatten)] Config),
     /// Bring the schema of DATABASE_URL up to date, and do nothing else
     Migrate(#[command(flatten)] Config),
+    /// After DATABASE_URL was restored from a backup, and before a server starts on it: end every lease,
+    /// and raise every number that fences agents
+    RestoreFence(#[command(flatten)] Config),
     /// Print the OpenAPI document
     Openapi,
     /// Print every option as a table
@@ -93,6 +96,15 @@ async fn run(command: Command) -> Result<(), Fatal> {
             }
             Ok(())
         }
+        Command::RestoreFence(config) => {
+            telemetry::init_logs(config.log_format, &config.log)?;
+            let Some(url) = &config.database_url else {
+                return Err("restore-fence needs DATABASE_URL".into());
+            };
+            restore_fence(url.expose_secret())
+                .await
+                .map_err(|error| error.to_string().into())
+        }
         Command::Openapi => {
             print!("{}", api::text());
             Ok(())
@@ -103,4 +115,20 @@ async fn run(command: Command) -> Result<(), Fatal> {
         }
         Command::PostgresGuard(args) => run_guarded_child(&args),
     }
+}
+
+/// Fences agents that have seen what a restore has undone. The schema is that of this version after it.
+async fn restore_fence(url: &str) -> lessor::error::Result<()> {
+    migrate::run(url).await?;
+    let db = store::Db::new(url, 1, 1)?;
+    let fenced = leases::restore_fence(&db).await?;
+    println!(
+        "fenced: {} agents must register anew; {} sessions were released, and wait for them",
+        fenced.agents, fenced.sessions
+    );
+    println!(
+        "epochs go on from {}, incarnations from {}",
+        fenced.lease_epoch_floor, fenced.incarnation_floor
+    );
+    Ok(())
 }

@@ -1,8 +1,10 @@
 //! Start, and ordered stop.
 //!
-//! To stop: `/readyz` fails and parked polls end with 200 and empty lists; then no connection is
-//! accepted any more and those that are open end with their request; then what is being written is
-//! waited for; then heartbeats, upkeep and notifications end; last the private PostgreSQL.
+//! To stop: `/readyz` fails and parked polls end with 200 and empty lists. On SIGTERM everything is
+//! then served for a while longer, each answer ending its connection, until load balancers have
+//! noticed. Then no connection is accepted any more and those that are open end with their request;
+//! then what is being written is waited for; then heartbeats, upkeep and notifications end; last the
+//! private PostgreSQL.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +30,7 @@ pub struct Prepared {
     listener: TcpListener,
     address: std::net::SocketAddr,
     postgres: Option<PrivatePostgres>,
-    stop_timeout: Duration,
+    patience: Patience,
 }
 
 /// A service that answers.
@@ -39,7 +41,25 @@ pub struct Running {
     pub address: std::net::SocketAddr,
     postgres: Option<PrivatePostgres>,
     server: tokio::task::JoinHandle<std::io::Result<()>>,
-    stop_timeout: Duration,
+    patience: Patience,
+}
+
+/// For how long a stop takes account of others.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// Serving on, until load balancers have noticed.
+    delay: Duration,
+    /// Waiting for requests and tasks to end.
+    timeout: Duration,
+}
+
+/// How the service is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Serve on until load balancers have noticed.
+    WhenNoticed,
+    /// Begin at once: somebody waits for it at a terminal.
+    AtOnce,
 }
 
 /// Starts the service and answers.
@@ -84,13 +104,22 @@ pub async fn prepare(config: Config) -> Result<Prepared, Fatal> {
         version = env!("CARGO_PKG_VERSION"),
         "prepared"
     );
-    let stop_timeout = Duration::from_secs(u64::from(config.stop_timeout_seconds));
+    // A private database has this server alone: nobody could be sent to another.
+    let delay = if postgres.is_some() {
+        0
+    } else {
+        config.stop_delay_seconds
+    };
+    let patience = Patience {
+        delay: Duration::from_secs(u64::from(delay)),
+        timeout: Duration::from_secs(u64::from(config.stop_timeout_seconds)),
+    };
     Ok(Prepared {
         app,
         listener,
         address,
         postgres,
-        stop_timeout,
+        patience,
     })
 }
 
@@ -108,7 +137,7 @@ impl Prepared {
             address: self.address,
             postgres: self.postgres,
             server: tokio::spawn(server.into_future()),
-            stop_timeout: self.stop_timeout,
+            patience: self.patience,
         }
     }
 }
@@ -143,25 +172,26 @@ async fn migrated(url: &str) -> Result<Vec<String>, Fatal> {
 
 impl Running {
     /// Serves until `stop` resolves or the private PostgreSQL ends by itself, then stops in order.
+    /// A signal that comes while it still serves on ends that.
     ///
     /// # Errors
     /// When PostgreSQL ended by itself, or the socket failed.
-    pub async fn until(mut self, stop: impl Future<Output = ()>) -> Result<(), Fatal> {
-        let exited = self.postgres.as_ref().map(PrivatePostgres::exited);
-        let exited = async {
-            match exited {
-                Some(exited) => exited.await,
-                None => std::future::pending().await,
+    pub async fn until(mut self, stop: impl Future<Output = Stop>) -> Result<(), Fatal> {
+        let reason = match self.unless_broken(stop).await {
+            Ok(Stop::WhenNoticed) if !self.patience.delay.is_zero() => {
+                tracing::info!(delay = ?self.patience.delay, "about to stop; serving on");
+                self.app.begin_leave();
+                let delay = self.patience.delay;
+                let noticed = async {
+                    tokio::select! {
+                        () = tokio::time::sleep(delay) => {}
+                        _ = signalled() => {}
+                    }
+                };
+                self.unless_broken(noticed).await
             }
-        };
-        let reason: Result<(), Fatal> = tokio::select! {
-            () = stop => Ok(()),
-            error = exited => Err(error.into()),
-            ended = &mut self.server => Err(match ended {
-                Ok(Ok(())) => "the server ended".into(),
-                Ok(Err(error)) => error.into(),
-                Err(error) => error.into(),
-            }),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
         };
         tracing::info!("stopping");
         self.app.begin_stop();
@@ -171,7 +201,7 @@ impl Running {
             }
             self.app.finish().await;
         };
-        if tokio::time::timeout(self.stop_timeout, orderly)
+        if tokio::time::timeout(self.patience.timeout, orderly)
             .await
             .is_err()
         {
@@ -183,17 +213,40 @@ impl Running {
         tracing::info!("stopped");
         reason
     }
+
+    /// What `what` resolves to, unless the private PostgreSQL or the server ends by itself before.
+    async fn unless_broken<T>(&mut self, what: impl Future<Output = T>) -> Result<T, Fatal> {
+        let exited = self.postgres.as_ref().map(PrivatePostgres::exited);
+        let exited = async {
+            match exited {
+                Some(exited) => exited.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            what = what => Ok(what),
+            error = exited => Err(error.into()),
+            ended = &mut self.server => Err(match ended {
+                Ok(Ok(())) => "the server ended".into(),
+                Ok(Err(error)) => error.into(),
+                Err(error) => error.into(),
+            }),
+        }
+    }
 }
 
 /// Resolves on SIGTERM or Ctrl-C.
-pub async fn signalled() {
+pub async fn signalled() -> Stop {
     use tokio::signal::unix::{SignalKind, signal};
     match (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
     ) {
         (Ok(mut terminate), Ok(mut interrupt)) => {
-            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            tokio::select! {
+                _ = terminate.recv() => Stop::WhenNoticed,
+                _ = interrupt.recv() => Stop::AtOnce,
+            }
         }
         // Without handlers the signals end the process, which loses nothing that was acknowledged.
         _ => std::future::pending().await,

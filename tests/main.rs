@@ -24,6 +24,8 @@ mod process_drains;
 mod process_rebalance;
 mod races;
 mod rebalance;
+mod restores;
+mod rolling;
 mod scaling;
 mod sessions;
 mod shares;

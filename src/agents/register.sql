@@ -41,4 +41,8 @@ WITH run AS (
     WHERE i.agent = w.name AND i.incarnation < (SELECT min(k.incarnation) FROM (
         SELECT o.incarnation FROM agent_instances o WHERE o.agent = w.name ORDER BY o.incarnation DESC LIMIT 100) k)
 )
-SELECT * FROM written
+SELECT name, pool, resource_domain, capacity, slots_used, labels, agent_version, protocol_version, instance_id,
+    instance_host, instance_pid, incarnation, live, lease_expires_at, last_heartbeat_at, claim_number,
+    cordoned, cordon_reason, cordon_by, cordon_since, cordon_until, offers_lapsed, passed_over_until,
+    expired_at, registered_at, created_at, scheduling
+FROM written

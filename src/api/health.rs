@@ -34,9 +34,9 @@ async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Ready is: not stopping, and the database answers over the connections that heartbeats take.
+/// Ready is: not about to stop, and the database answers over the connections that heartbeats take.
 async fn readyz(State(app): State<Arc<App>>) -> Response {
-    if app.stop.is_cancelled() {
+    if app.leaving.is_cancelled() {
         return Problem::from(Error::Stopping).into_response();
     }
     let answered = app

@@ -18,11 +18,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::dispatch::{Asking, Done, Round, Verdict, dispatch};
+use super::dispatch::{Asking, Done, Round, dispatch};
 use super::safety::{self, jittered};
 use super::unoffer;
 use super::waiters::{Answer, Waiter, Waiters};
-use crate::agents;
 use crate::error::Error;
 use crate::shares::Walk;
 use crate::store::Db;
@@ -40,10 +39,10 @@ const SAFETY: Duration = Duration::from_secs(5);
 
 /// What a dispatcher works with.
 pub struct Dispatcher {
-    pool: String,
+    pub(super) pool: String,
     db: Db,
     hub: Hub,
-    waiters: Waiters,
+    pub(super) waiters: Waiters,
     placement: Placement,
     /// Agents to look at for anything they may take.
     agents: BTreeSet<String>,
@@ -57,7 +56,7 @@ pub struct Dispatcher {
     walk: Walk,
     /// Agents that were looked at since the last wake-up and could not take what there was.
     tried: BTreeSet<String>,
-    safety_at: Instant,
+    pub(super) safety_at: Instant,
 }
 
 /// How claims reach it.
@@ -132,9 +131,7 @@ impl Dispatcher {
         while let Ok(waiter) = parked.try_recv() {
             self.park(waiter);
         }
-        for waiter in self.waiters.drain() {
-            let _ = waiter.reply.send(Ok(Answer::default()));
-        }
+        self.end_polls();
         gauge.set(0.0);
         self.hub.unregister(&self.pool);
     }
@@ -161,6 +158,7 @@ impl Dispatcher {
                 self.agents.extend(agents);
             }
             Wake::Everything => self.safety_at = Instant::now(),
+            Wake::EndPolls => self.end_polls(),
         }
     }
 
@@ -357,93 +355,5 @@ impl Dispatcher {
             self.domains.extend(more_domains);
         }
         true
-    }
-
-    /// Answers one claim, or leaves it parked. Gives back what could not be handed over.
-    fn settle(
-        &mut self,
-        agent: &str,
-        verdict: Verdict,
-        fresh: bool,
-    ) -> Option<(unoffer::Gone, Vec<uuid::Uuid>)> {
-        let waiter = self.waiters.get_mut(agent)?;
-        let Some(standing) = verdict.standing else {
-            self.refuse_one(agent, Error::AgentNotRegistered(agent.to_owned()));
-            return None;
-        };
-        if let Err(error) = agents::fence(
-            agent,
-            waiter.incarnation,
-            standing.incarnation,
-            standing.live,
-        ) {
-            self.refuse_one(agent, error);
-            return None;
-        }
-        if standing.claim_number != waiter.claim_number {
-            self.refuse_one(agent, Error::ClaimSuperseded(agent.to_owned()));
-            return None;
-        }
-        waiter.capacity = standing.capacity;
-        waiter.slots_used = standing.slots_used;
-        waiter.passed_over_until = standing
-            .passed_over_seconds
-            .map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.min(86_400.0)));
-        let news = standing.scheduling != waiter.scheduling
-            || standing.lost.iter().any(|lost| !waiter.lost.contains(lost));
-        let answered_now = fresh && waiter.deadline <= Instant::now();
-        let something = !verdict.assignments.is_empty() || !verdict.commands.is_empty();
-        if !something && !news && !answered_now {
-            if let Some(seconds) = verdict.look_again_in_seconds {
-                let at = Instant::now() + Duration::from_secs_f64(seconds.clamp(0.02, 3600.0));
-                self.waiters.look_again(agent, at);
-            }
-            return None;
-        }
-        let waiter = self.waiters.take(agent)?;
-        let offered: Vec<_> = verdict
-            .assignments
-            .iter()
-            .filter(|assignment| assignment.offered_until.is_some())
-            .map(|assignment| assignment.session.id)
-            .collect();
-        let gone = unoffer::Gone {
-            agent: waiter.agent.clone(),
-            claim_number: waiter.claim_number,
-        };
-        let answer = Answer {
-            assignments: verdict.assignments,
-            scheduling: Some(standing.scheduling),
-            commands: verdict.commands,
-            lost: Some(standing.lost),
-        };
-        let sent = waiter.reply.send(Ok(answer));
-        (sent.is_err() && !offered.is_empty()).then_some((gone, offered))
-    }
-
-    fn refuse_one(&mut self, agent: &str, error: Error) {
-        if let Some(waiter) = self.waiters.take(agent) {
-            let _ = waiter.reply.send(Err(error));
-        }
-    }
-
-    /// The database failed a round: who was waiting for it by name is told so, the rest stays
-    /// parked for the next safety poll.
-    fn refuse(&mut self, round: &Round, fresh: &BTreeSet<String>, error: &Error) {
-        tracing::warn!(pool = self.pool, %error, "a round of claims failed");
-        for asking in round
-            .asking
-            .iter()
-            .filter(|asking| fresh.contains(&asking.agent))
-        {
-            let error = match error {
-                Error::DatabaseUnavailable(why) | Error::Retry(why) => {
-                    Error::DatabaseUnavailable(why.clone())
-                }
-                other => Error::Internal(other.to_string()),
-            };
-            self.refuse_one(&asking.agent, error);
-        }
-        self.safety_at = self.safety_at.min(Instant::now() + Duration::from_secs(1));
     }
 }

@@ -9,6 +9,7 @@
 //! - A parked claim holds no connection and no transaction.
 //! - What writes runs in a task of its own: a client that hangs up stops only the waiting.
 
+mod answer;
 mod dispatch;
 mod dispatcher;
 mod give;

@@ -12,12 +12,13 @@
 use std::any::Any;
 
 use axum::Router;
-use axum::extract::{FromRequestParts, MatchedPath, Request};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
-use axum::middleware::{Next, from_fn};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use lessor_protocol::ProblemCode;
+use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
 use uuid::Uuid;
@@ -32,14 +33,20 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(pub String);
 
-/// The router with everything that all requests pass through. Apply it last, once.
-pub fn apply(router: Router) -> Router {
+/// The router with everything that all requests pass through. Apply it last, once. From when
+/// `leaving` is cancelled on, each answer ends its connection.
+pub fn apply(router: Router, leaving: CancellationToken) -> Router {
     router
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn(edge))
+        .layer(from_fn_with_state(leaving, edge))
 }
 
-async fn edge(mut request: Request, next: Next) -> Response {
+async fn edge(
+    State(leaving): State<CancellationToken>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let version = request.version();
     let id = RequestId::of(request.headers());
     let no_store = is_api(request.uri().path());
     let record = Record::begin(
@@ -55,6 +62,11 @@ async fn edge(mut request: Request, next: Next) -> Response {
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         headers.insert(X_REQUEST_ID, value);
+    }
+    // A client that kept its connection would find it closed in the middle of its next request.
+    // Later versions have frames for that, and forbid the header.
+    if leaving.is_cancelled() && version <= Version::HTTP_11 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if no_store {
         headers
@@ -144,11 +156,10 @@ mod tests {
                 "/cached",
                 get(|| async { ([(header::CACHE_CONTROL, "private")], "") }),
             );
-        apply(
-            Router::new()
-                .nest("/v1", api)
-                .route("/healthz", get(|| async { "ok" })),
-        )
+        let router = Router::new()
+            .nest("/v1", api)
+            .route("/healthz", get(|| async { "ok" }));
+        apply(router, CancellationToken::new())
     }
 
     async fn call(method: Method, path: &str, id: Option<&str>) -> (Response, String) {

@@ -17,4 +17,8 @@ WITH due AS MATERIALIZED (
 UPDATE agents a SET live = false, expired_at = clock_timestamp()
 FROM due d
 WHERE a.name = d.name AND a.live AND a.lease_expires_at <= clock_timestamp()
-RETURNING a.*
+RETURNING a.name, a.pool, a.resource_domain, a.capacity, a.slots_used, a.labels, a.agent_version,
+    a.protocol_version, a.instance_id, a.instance_host, a.instance_pid, a.incarnation, a.live,
+    a.lease_expires_at, a.last_heartbeat_at, a.claim_number, a.cordoned, a.cordon_reason, a.cordon_by,
+    a.cordon_since, a.cordon_until, a.offers_lapsed, a.passed_over_until, a.expired_at, a.registered_at,
+    a.created_at, a.scheduling

@@ -156,6 +156,19 @@ impl Draft {
         }
     }
 
+    /// The database is in the past of whoever acts on it. The assignee may keep what it still drives
+    /// by registering anew; others wait until every lease of that past would have ended.
+    pub fn release_after_restore(&mut self, ctx: &Context<'_>) {
+        let held = self.row.is_held();
+        self.unassign(ctx, EndReason::LeaseExpired, "session.requeued");
+        if let Some(event) = self.events.last_mut() {
+            event.reason = Some("restored".to_owned());
+        }
+        if held && self.row.state != SessionState::Terminated {
+            self.row.held_back_until = Some(ctx.after(ctx.pool.lease_ttl_seconds));
+        }
+    }
+
     /// Takes the hold away from an agent that made no progress by its phase deadline: an attempt
     /// counts, and another agent is preferred.
     pub fn time_out(&mut self, ctx: &Context<'_>, lease_expires_at: DateTime<Utc>) {

@@ -6,6 +6,8 @@
 //! - Every wait for the database is bounded by [`PATIENCE`]. Past it the connection is thrown away,
 //!   because a transaction whose future was dropped may have left it in the middle of an answer.
 //! - A transaction that PostgreSQL rolled back for a conflict is run again, a few times.
+//! - A migration under a running server changes nothing for it: a connection whose prepared
+//!   statements have become stale by it is replaced.
 //! - Heartbeats have connections of their own, so that no load of other kinds stands before them.
 
 mod columns;
@@ -99,6 +101,10 @@ impl Db {
         let deadline = Instant::now() + PATIENCE;
         let mut conn = checkout(&self.work, deadline).await?;
         match tokio::time::timeout_at(deadline, body(&mut conn)).await {
+            Ok(Err(error @ Error::StalePlan(_))) => {
+                drop(Object::take(conn));
+                Err(error)
+            }
             Ok(answer) => answer,
             Err(_) => Err(abandon(conn)),
         }
@@ -126,6 +132,12 @@ impl Db {
                     metrics::counter!("lessor_db_retries_total", "transaction" => name)
                         .increment(1);
                     tracing::debug!(transaction = name, %why, tries, "conflict, running it again");
+                }
+                // Each connection has a plan of its own, so this does not count as a try: there may
+                // be as many in a row as there are connections.
+                Err(Error::StalePlan(why)) => {
+                    drop(Object::take(conn));
+                    tracing::info!(transaction = name, %why, "a new connection prepares it anew");
                 }
                 Err(error @ Error::DatabaseUnavailable(_)) => {
                     // The connection may be what is broken: the next caller gets a new one.

@@ -15,6 +15,8 @@ pub enum Wake {
     Hint(PoolHint),
     /// Look at everything: notifications may have been lost.
     Everything,
+    /// End the polls that are parked now: this server is about to go.
+    EndPolls,
 }
 
 /// Who wants to hear what, on this server.
@@ -68,12 +70,21 @@ impl Hub {
     /// Notifications may have been lost: everybody looks for himself.
     pub fn look_everywhere(&self) {
         self.watchers.wake_all();
+        self.tell_all(|| Wake::Everything);
+    }
+
+    /// This server is about to go: parked polls are ended, so that their clients go elsewhere.
+    pub fn end_polls(&self) {
+        self.tell_all(|| Wake::EndPolls);
+    }
+
+    fn tell_all(&self, wake: impl Fn() -> Wake) {
         let dispatchers = self
             .dispatchers
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         for dispatcher in dispatchers.values() {
-            let _ = dispatcher.send(Wake::Everything);
+            let _ = dispatcher.send(wake());
         }
     }
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "not every file uses every helper")]
 
 pub mod agents;
+pub mod balancer;
 pub mod checks;
 pub mod platform;
 pub mod postgres;

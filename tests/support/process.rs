@@ -40,6 +40,7 @@ impl ServerProcess {
         let address = self.url.trim_start_matches("http://").to_owned();
         let child = Command::new(env!("CARGO_BIN_EXE_lessor"))
             .args(["serve", "--listen", &address, "--log", "warn"])
+            .args(["--stop-delay-seconds", "1"])
             .env("DATABASE_URL", &self.database_url)
             .stdin(Stdio::null())
             .kill_on_drop(true)
@@ -71,9 +72,18 @@ impl ServerProcess {
 
     /// SIGTERM, without waiting.
     pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// SIGINT, without waiting.
+    pub fn interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
+    fn signal(&self, signal: Signal) {
         let id = self.child.as_ref().and_then(Child::id).expect("it runs");
         let pid = Pid::from_raw(i32::try_from(id).expect("a pid")).expect("a pid");
-        kill_process(pid, Signal::TERM).expect("SIGTERM");
+        kill_process(pid, signal).expect("the signal");
     }
 
     /// Waits for its end, at most so long.

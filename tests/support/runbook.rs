@@ -14,18 +14,53 @@ const CURL: &str = "curl() { command curl -sS --fail-with-body --max-time 60 \"$
 /// Runs every `sh` block of a page, in order and in one shell, against the server at `url`; gives
 /// what was printed. Panics at the first command that fails, with all that was printed until then.
 pub async fn run(page: &str, url: &str) -> String {
+    let blocks = blocks(&text(page));
+    assert!(!blocks.is_empty(), "docs/{page} has no `sh` block");
+    let lines = blocks.join("\n").replace(ADDRESS, url);
+    type_in(page, &lines, Path::new("."), &[]).await
+}
+
+/// As [`run`], the blocks of a page that have a word in them, in a folder and with these variables.
+pub async fn run_those_with(
+    page: &str,
+    word: &str,
+    url: &str,
+    folder: &Path,
+    variables: &[(&str, &str)],
+) -> String {
+    let blocks: Vec<String> = blocks(&text(page))
+        .into_iter()
+        .filter(|block| block.contains(word))
+        .collect();
+    assert!(!blocks.is_empty(), "docs/{page} has no block with {word}");
+    type_in(
+        page,
+        &blocks.join("\n").replace(ADDRESS, url),
+        folder,
+        variables,
+    )
+    .await
+}
+
+fn text(page: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("docs")
         .join(page);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("docs/{page}: {e}"));
-    let blocks = blocks(&text);
-    assert!(!blocks.is_empty(), "docs/{page} has no `sh` block");
-    let script = format!(
-        "set -eu\n{CURL}set -x\n{}",
-        blocks.join("\n").replace(ADDRESS, url)
-    );
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("docs/{page}: {e}"))
+}
+
+async fn type_in(page: &str, lines: &str, folder: &Path, variables: &[(&str, &str)]) -> String {
+    let script = format!("set -eu\n{CURL}set -x\n{lines}");
+    let own = Path::new(env!("CARGO_BIN_EXE_lessor"));
+    let path = std::env::var("PATH").expect("a PATH");
     let output = Command::new("bash")
         .args(["-o", "pipefail", "-c", &script])
+        .env(
+            "PATH",
+            format!("{}:{path}", own.parent().expect("a folder").display()),
+        )
+        .envs(variables.iter().copied())
+        .current_dir(folder)
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output()
