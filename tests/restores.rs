@@ -16,7 +16,7 @@ use crate::support::process::ServerProcess;
 use crate::support::{TestAgent, TestServer, database, eventually, report, runbook};
 
 const PAGE: &str = "backup.md";
-const TTL: f64 = 2.0;
+const TTL: f64 = 4.0;
 
 fn agent(server: &ServerProcess, name: &str) -> TestAgent {
     TestAgent {
@@ -43,6 +43,7 @@ struct Past {
     stayed: Assignment,
     restarts: TestAgent,
     moved: Assignment,
+    beats: tokio::task::JoinSet<()>,
 }
 
 impl Past {
@@ -55,7 +56,17 @@ impl Past {
         let stayed = running(&stays).await;
         restarts.register(&[]).await;
         let moved = running(&restarts).await;
+        let mut beats = tokio::task::JoinSet::new();
+        for agent in [stays.clone(), restarts.clone()] {
+            beats.spawn(async move {
+                // Until its server stops, or another instance has taken its place.
+                while agent.beat().await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
+            });
+        }
         Self {
+            beats,
             stays,
             stayed,
             restarts,
@@ -84,6 +95,7 @@ async fn assert_fenced(server: &ServerProcess, past: Past, undone: Assignment) {
         stayed,
         restarts,
         moved,
+        beats: _,
     } = past;
     let at = |agent: &TestAgent| TestAgent {
         client: server.client.clone(),

@@ -17,13 +17,13 @@ use uuid::Uuid;
 use crate::support::balancer::Balancer;
 use crate::support::postgres::TestDatabase;
 use crate::support::process::ServerProcess;
-use crate::support::{TestAgent, TestServer, database, eventually, report};
+use crate::support::{TestAgent, TestServer, database, eventually, report, runbook};
 
 const SERVERS: usize = 3;
 const AGENTS: usize = 12;
 
-/// Shorter than it takes to replace one server, so that whoever could not beat would expire.
-const LEASE_TTL_SECONDS: f64 = 3.0;
+/// Shorter than it takes to replace three servers, so that whoever could not beat would expire.
+const LEASE_TTL_SECONDS: f64 = 6.0;
 
 /// What the load did, and what failed of it. Nothing is tried again: each failure counts.
 #[derive(Default)]
@@ -397,4 +397,16 @@ async fn whoever_waits_at_a_terminal_does_not_wait_for_load_balancers() {
     // SIGTERM would have it serve on for a second.
     let took = asked.elapsed();
     assert!(took < Duration::from_millis(900), "it took {took:?}");
+}
+
+#[tokio::test]
+async fn the_runbook_of_replacing_servers() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let said = runbook::run("rolling.md", &server.url).await;
+    assert!(
+        said.contains("ready") && said.contains("lessor_leases_expired_total 0"),
+        "{said}"
+    );
+    server.stop().await;
 }
