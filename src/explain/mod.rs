@@ -226,9 +226,8 @@ fn standing(row: &SessionRow, needs: Option<Needs>, facts: &Facts, rules: &PoolS
         offered_until: row.offered_until,
         assigned: row.assigned_agent_id.is_some(),
         is_behind: row.observed_generation < row.generation,
-        deadline_at: row
-            .phase_deadline_at
-            .or(facts.drain_deadline_at.filter(|_| row.handing_over)),
+        phase_deadline_at: row.phase_deadline_at,
+        drain_deadline_at: facts.drain_deadline_at,
         held_back_until: row.held_back_until,
         needs,
         domain_live: facts.domain_live,

@@ -171,6 +171,15 @@ impl Case<'_> {
     fn claimable(&self) -> String {
         let action = self.needs.map_or(Action::Start, |needs| needs.action);
         let mut text = format!("it waits for an agent to {action} it");
+        if self.row.is_held()
+            && let Some(by) = self.facts.drain_deadline_at
+        {
+            let holder = self.holder();
+            text = format!(
+                "{holder} is drained and is to hand it over by {}: {text}",
+                at(by)
+            );
+        }
         let (agents, able) = (self.agents(), self.count(AgentVerdict::Eligible));
         if self.owner_is_full() {
             text += &format!(

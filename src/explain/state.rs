@@ -198,8 +198,10 @@ pub struct Standing {
     pub assigned: bool,
     /// Whether its holder has not reported on the newest generation.
     pub is_behind: bool,
-    /// When its holder loses it unless there is progress: the phase deadline, or a drain's.
-    pub deadline_at: Option<DateTime<Utc>>,
+    /// When its holder loses it unless there is progress.
+    pub phase_deadline_at: Option<DateTime<Utc>>,
+    /// The deadline of a drain of its holder.
+    pub drain_deadline_at: Option<DateTime<Utc>>,
     /// Until when it is held back.
     pub held_back_until: Option<DateTime<Utc>>,
     /// What it needs.
@@ -219,7 +221,10 @@ pub fn waiting_for(s: &Standing) -> (WaitingFor, Option<DateTime<Utc>>) {
     }
     if s.assigned {
         return if s.next.action().is_some() || s.is_behind {
-            (W::Report, s.deadline_at)
+            (W::Report, s.phase_deadline_at.or(s.drain_deadline_at))
+        } else if s.drain_deadline_at.is_some() {
+            // To be handed over, and there is nobody yet on whose behalf to ask for it.
+            (W::Agent, s.drain_deadline_at)
         } else {
             (W::Nothing, None)
         };

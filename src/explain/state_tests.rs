@@ -178,7 +178,8 @@ fn what_it_waits_for() {
         offered_until: None,
         assigned: false,
         is_behind: false,
-        deadline_at: None,
+        phase_deadline_at: None,
+        drain_deadline_at: None,
         held_back_until: None,
         needs: Some(start()),
         domain_live: true,
@@ -191,7 +192,7 @@ fn what_it_waits_for() {
     };
     let held = Standing {
         assigned: true,
-        deadline_at: later(3.0),
+        phase_deadline_at: later(3.0),
         ..idle.clone()
     };
     let lost = Standing {
@@ -229,6 +230,22 @@ fn what_it_waits_for() {
                 ..held.clone()
             },
             (WaitingFor::Report, later(3.0)),
+        ),
+        (
+            Standing {
+                drain_deadline_at: later(8.0),
+                ..held.clone()
+            },
+            (WaitingFor::Agent, later(8.0)),
+        ),
+        (
+            Standing {
+                next: work,
+                phase_deadline_at: None,
+                drain_deadline_at: later(8.0),
+                ..held.clone()
+            },
+            (WaitingFor::Report, later(8.0)),
         ),
         (held, (WaitingFor::Nothing, None)),
         (

@@ -318,7 +318,8 @@ proptest! {
             let session = affected.iter().find(|s| s.id == step.session_id).expect("it is one of them");
             let to = fleet.iter().find(|a| a.name == step.to).expect("it is one of them");
             let own = session.resource_domain.as_ref() == Some(&to.resource_domain);
-            let adopts = own && session.state != SessionState::Hibernated;
+            let wakes = session.state == SessionState::Hibernated && session.desired == DesiredState::Running;
+            let adopts = own && !wakes;
             prop_assert!(to.live, "{step:?}");
             prop_assert!(to.active || session.desired == DesiredState::Terminated
                 || session.state == SessionState::Terminating, "{step:?}");
