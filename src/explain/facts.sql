@@ -1,7 +1,7 @@
 -- explain::facts
 -- What is known of why these sessions wait. A place in a queue is counted along the queue's own
 -- index, up to a limit; beyond it the count is one more than the limit.
-SELECT s.id, now() AS now, s.requires_key, p.brake_since, d.lost_since, h.agent AS lost_by,
+SELECT s.id, now() AS now, s.requires_key, p.brake_since, d.lost_since, h.agent AS former_holder, h.end_reason, h.is_lost,
     o.max_running, r.deadline_at AS drain_deadline_at,
     EXISTS (SELECT FROM agents a
         WHERE a.pool = s.agent_pool AND a.resource_domain = s.resource_domain AND a.live) AS domain_live,
@@ -30,8 +30,9 @@ JOIN pools p ON p.name = s.agent_pool
 LEFT JOIN resource_domains d ON d.pool = s.agent_pool AND d.name = s.resource_domain
 LEFT JOIN pool_owners o ON o.pool = s.agent_pool AND o.owner = s.owner
 LEFT JOIN LATERAL (
-    SELECT l.agent FROM lease_ledger g
-    JOIN lost_holds l ON l.agent = g.agent AND l.session_id = g.session_id AND l.lease_epoch = g.lease_epoch
+    SELECT g.agent, g.end_reason, EXISTS (SELECT FROM lost_holds l WHERE l.agent = g.agent
+        AND l.session_id = g.session_id AND l.lease_epoch = g.lease_epoch) AS is_lost
+    FROM lease_ledger g
     WHERE g.session_id = s.id AND g.lease_epoch = s.lease_epoch AND s.held_back_until IS NOT NULL
 ) h ON true
 LEFT JOIN LATERAL (

@@ -8,6 +8,7 @@
 //! - It decides nothing. The rules are those of `sessions`, `claims` and `leases`, asked as questions;
 //!   tests hold the answers against what agents are really given.
 
+mod details;
 pub mod http;
 mod prose;
 mod state;
@@ -146,7 +147,7 @@ async fn explain(
     let names: BTreeSet<String> = listed
         .map(|(at, _)| fleet.agents[*at].0.name.clone())
         .collect();
-    let details = store::details(conn, names.into_iter().collect()).await?;
+    let facts_of = store::details(conn, names.into_iter().collect()).await?;
 
     let mut explained = Vec::with_capacity(found.len());
     for (row, facts, needs, judged) in found {
@@ -155,11 +156,11 @@ async fn explain(
             .iter()
             .map(|(at, verdict)| {
                 let agent = &fleet.agents[*at].0;
-                let of = (agent, details.get(&agent.name));
+                let of = (agent, facts_of.get(&agent.name));
                 AgentExplained {
                     agent: agent.name.clone(),
                     verdict: *verdict,
-                    detail: prose::detail(of, (row, needs.as_ref()), *verdict),
+                    detail: details::detail(of, (row, needs.as_ref()), *verdict),
                 }
             })
             .collect();

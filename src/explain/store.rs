@@ -30,9 +30,15 @@ pub struct Facts {
     /// Since when its domain is lost, by the time that counts.
     #[diesel(sql_type = Nullable<Timestamptz>)]
     pub lost_since: Option<DateTime<Utc>>,
-    /// Who held it before, and has not said that it has dropped it.
+    /// Who held it before it was held back.
     #[diesel(sql_type = Nullable<Text>)]
-    pub lost_by: Option<String>,
+    pub former_holder: Option<String>,
+    /// How that ended.
+    #[diesel(sql_type = Nullable<Text>)]
+    pub end_reason: Option<String>,
+    /// Whether it was taken from that agent, which has not said that it has dropped it.
+    #[diesel(sql_type = Nullable<Bool>)]
+    pub is_lost: Option<bool>,
     /// Its owner's limit.
     #[diesel(sql_type = Nullable<Integer>)]
     pub max_running: Option<i32>,
