@@ -281,32 +281,29 @@ async fn asking_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_pool_of_a_hundred_thousand_sessions_is_planned_in_time_and_more_are_said_to_be_more() {
+async fn a_pool_of_a_hundred_thousand_sessions_is_planned_in_time() {
     let database = database().await;
     let server = TestServer::over(database, |_| {}).await;
-    server
-        .pool("p", |pool| pool.on_lost = OnLost::Restart)
-        .await;
+    server.pool("p", |_| {}).await;
     let client = server.database.client().await;
-    // 100 of 2,000 agents are lost, and with them 50,000 sessions; as many wait.
+    // 500 of 2,000 agents are lost, and with them 20,000 of the 80,000 sessions; 20,000 wait.
     let text = "ALTER TABLE sessions SET (autovacuum_enabled = false);
         INSERT INTO agents (name, pool, resource_domain, capacity, slots_used, protocol_version, incarnation, live,
             lease_expires_at, last_heartbeat_at, registered_at)
-        SELECT 'a' || n, 'p', 'd' || n % 50, 600, CASE WHEN n <= 100 THEN 500 ELSE 0 END, 1, n, true,
-            now() + interval '1 hour', now(), now()
+        SELECT 'a' || n, 'p', 'd' || n % 50, 80, 40, 1, n, true, now() + interval '1 hour', now(), now()
         FROM generate_series(1, 2000) n;
         INSERT INTO sessions (id, agent_pool, platform, spec, desired_state, state, restart, resource_domain,
             created_at, updated_at, queued_at, assigned_agent_id, assigned_incarnation, assigned_action, lease_epoch)
-        SELECT gen_random_uuid(), 'p', 'process', '{}', 'running', 'running', 'on_failure', 'd' || (1 + n % 100) % 50,
-            now(), now(), now(), 'a' || 1 + n % 100, 1 + n % 100, 'start', 1
-        FROM generate_series(1, 50000) n;
+        SELECT gen_random_uuid(), 'p', 'process', '{}', 'running', 'running', 'on_failure', 'd' || (1 + n % 2000) % 50,
+            now(), now(), now(), 'a' || 1 + n % 2000, 1 + n % 2000, 'start', 1
+        FROM generate_series(1, 80000) n;
         INSERT INTO sessions (id, agent_pool, platform, spec, desired_state, state, restart,
             created_at, updated_at, queued_at)
         SELECT gen_random_uuid(), 'p', 'process', '{}', 'running', 'pending', 'on_failure',
             now(), now(), now() + n * interval '1 millisecond'
-        FROM generate_series(1, 50000) n";
+        FROM generate_series(1, 20000) n";
     client.batch_execute(text).await.expect("a pool");
-    let lose: Vec<String> = (1..=100).map(|n| format!("a{n}")).collect();
+    let lose: Vec<String> = (1..=500).map(|n| format!("a{n}")).collect();
     let lose: Vec<&str> = lose.iter().map(String::as_str).collect();
     let mut best = Duration::MAX;
     for _ in 0..3 {
@@ -314,20 +311,11 @@ async fn a_pool_of_a_hundred_thousand_sessions_is_planned_in_time_and_more_are_s
         let lost = simulate(&server, &lose).await;
         best = best.min(began.elapsed());
         assert_eq!((lost.complete, lost.fits), (true, true));
-        assert_eq!((lost.moves_total, lost.moves.len()), (100_000, 1_000));
+        assert_eq!((lost.moves_total, lost.moves.len()), (40_000, 1_000));
     }
-    // About a second with optimisation; without it, beside other tests, several times that.
-    assert!(best < Duration::from_secs(12), "{best:?}");
-    // One more than are looked at.
-    let more = "INSERT INTO sessions (id, agent_pool, platform, spec, desired_state, state, restart,
-            created_at, updated_at, queued_at)
-        VALUES (gen_random_uuid(), 'p', 'process', '{}', 'running', 'pending', 'on_failure', now(), now(), now())";
-    client.batch_execute(more).await.expect("one more");
-    let lost = simulate(&server, &lose).await;
-    assert_eq!(
-        (lost.complete, lost.fits, lost.moves_total),
-        (false, false, 100_000)
-    );
+    println!("best of three: {best:?}");
+    // Without optimisation, beside other tests.
+    assert!(best < Duration::from_secs(5), "{best:?}");
     server.stop().await;
 }
 

@@ -104,8 +104,7 @@ async fn scene(conn: &mut Conn, pool: &str, lose: &[String]) -> Result<Scene> {
     agents.retain(|agent| !lost.contains(agent.name.as_str()));
     let mut sessions = store::of_lost(conn, lose.to_vec()).await?;
     sessions.extend(store::waiting(conn, pool).await?);
-    let complete = few_enough && sessions.len() <= MAX_SESSIONS;
-    sessions.truncate(MAX_SESSIONS);
+    let complete = state::bound(&mut sessions, MAX_SESSIONS) && few_enough;
     Ok(Scene {
         agents,
         sessions,

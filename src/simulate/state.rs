@@ -351,6 +351,14 @@ fn reason(
     }
 }
 
+/// Leaves so many sessions at most; whether that is all of them.
+#[must_use]
+pub fn bound(sessions: &mut Vec<Affected>, most: usize) -> bool {
+    let is_all = sessions.len() <= most;
+    sessions.truncate(most);
+    is_all
+}
+
 /// Whether losing so many agents would put the pool's brake on: at least three that are at least
 /// half of those that are live.
 #[must_use]

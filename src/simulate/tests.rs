@@ -7,7 +7,7 @@ use lessor_protocol::{DesiredState, Labels, OnLost, Placement, SessionState};
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::state::{Affected, Agent, MAX_SELECTORS, Plan, Rules, brakes, plan};
+use super::state::{Affected, Agent, MAX_SELECTORS, Plan, Rules, bound, brakes, plan};
 
 fn agent(name: &str, domain: &str, (slots_used, capacity): (i32, i32)) -> Agent {
     Agent {
@@ -227,6 +227,18 @@ fn more_selectors_than_are_planned_for_are_said() {
     let plan = planned(&fleet, sessions.collect(), OnLost::Wait);
     assert!(plan.too_many_selectors);
     assert_eq!((plan.moves.len(), plan.waiting.len()), (MAX_SELECTORS, 1));
+}
+
+#[test]
+fn more_sessions_than_are_planned_for_are_said() {
+    let mut sessions = vec![waits(0), waits(1), waits(2)];
+    assert!(bound(&mut sessions, 3));
+    assert!(!bound(&mut sessions, 2));
+    assert_eq!(
+        sessions,
+        [waits(0), waits(1)],
+        "those that were found first"
+    );
 }
 
 #[test]
