@@ -4,6 +4,7 @@
 //! (`pools`), claimed (`claims`) in its owner's turn (`shares`) by an agent (`agents`) under its lease (`leases`), which reports
 //! on it (`reports`), does commands on it (`commands`) and tells what else it sees (`inventory`),
 //! until it moves to another agent (`drains`, `rebalance`); all of it leaves history (`events`).
+//! `explain` says why a session waits and `simulate` what the loss of agents would do;
 //! `brake` holds what cannot be undone, `limits` ends what nobody uses, `scaling` says how many
 //! agents are needed. `upkeep` does what happens by itself, `wakeups` says who should look. `store` is the database and no
 //! feature, `http` the web and no feature.
@@ -19,6 +20,7 @@ pub mod dev;
 pub mod drains;
 pub mod error;
 pub mod events;
+pub mod explain;
 pub mod http;
 pub mod idempotency;
 pub mod inventory;
@@ -33,6 +35,7 @@ pub mod scaling;
 pub mod serve;
 pub mod sessions;
 pub mod shares;
+pub mod simulate;
 pub mod store;
 pub mod telemetry;
 pub mod upkeep;

@@ -11,6 +11,7 @@ mod client;
 mod commands;
 mod drains;
 mod error;
+mod explain;
 mod pools;
 mod rebalance;
 mod sessions;

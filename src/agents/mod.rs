@@ -89,7 +89,7 @@ pub async fn heartbeat(
     if !dropped.is_empty() {
         acknowledge(app, name, incarnation, dropped).await?;
     }
-    let renewal = app.renewals.renew(name, incarnation, false).await?;
+    let renewal = app.renewals.renew(name, incarnation, None).await?;
     app.activities.tell(name, incarnation, activity).await;
     Ok(Renewed {
         lease: renewal.lease,

@@ -25,6 +25,9 @@ WITH run AS (
         registered_at = CASE WHEN ($9::text[])[3]::boolean THEN now() ELSE a.registered_at END,
         offers_lapsed = CASE WHEN ($9::text[])[3]::boolean THEN 0 ELSE a.offers_lapsed END,
         passed_over_until = CASE WHEN ($9::text[])[3]::boolean THEN NULL ELSE a.passed_over_until END,
+        last_claim_at = CASE WHEN ($9::text[])[3]::boolean THEN NULL ELSE a.last_claim_at END,
+        last_claim_wait_seconds = CASE WHEN ($9::text[])[3]::boolean THEN NULL ELSE a.last_claim_wait_seconds END,
+        last_claim_max_sessions = CASE WHEN ($9::text[])[3]::boolean THEN NULL ELSE a.last_claim_max_sessions END,
         -- What an older run saw is not what this one drives.
         inventory_taken_at = CASE WHEN ($9::text[])[3]::boolean OR a.pool <> excluded.pool
             OR a.resource_domain <> excluded.resource_domain THEN NULL ELSE a.inventory_taken_at END,

@@ -223,15 +223,7 @@ pub async fn dispatch(conn: &mut Conn, round: &Round) -> Result<Done> {
 
 fn candidate(agent: &LockedAgent, asking: &Asking, now: DateTime<Utc>) -> Candidate {
     let passed_over = agent.passed_over_until.is_some_and(|until| until > now);
-    let may_take = match (
-        passed_over,
-        agent.scheduling != Scheduling::Active,
-        agent.last_of_domain,
-    ) {
-        (false, false, _) => MayTake::Anything,
-        (_, true, true) => MayTake::Ends,
-        _ => MayTake::Nothing,
-    };
+    let may_take = MayTake::of(passed_over, agent.scheduling, agent.last_of_domain);
     Candidate {
         name: agent.name.clone(),
         resource_domain: agent.resource_domain.clone(),

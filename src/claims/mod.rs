@@ -33,10 +33,15 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::App;
 use crate::error::{Error, Result};
+use crate::leases::ClaimOf;
 use crate::store::Db;
 use crate::wakeups::Hub;
 use crate::{agents, commands, reports};
+// Those who ask what would be given to whom ask the rule itself.
 use dispatcher::{Dispatcher, Parking};
+pub(crate) use placement::compare_utilisation;
+#[cfg(test)]
+pub(crate) use placement::{Candidate, Item, MayTake, share_out};
 use waiters::{Answer, Waiter};
 
 /// The dispatchers of this server.
@@ -112,7 +117,14 @@ pub async fn claim(app: &Arc<App>, agent: &str, claim: Claim) -> Result<Claimed>
     let before = {
         let (app, agent) = (Arc::clone(app), agent.to_owned());
         app.clone().detached(async move {
-            let renewal = app.renewals.renew(&agent, claim.incarnation, true).await?;
+            let of = ClaimOf {
+                wait_seconds: claim.wait_seconds,
+                max_sessions: claim.max_sessions,
+            };
+            let renewal = app
+                .renewals
+                .renew(&agent, claim.incarnation, Some(of))
+                .await?;
             if !claim.dropped.is_empty() {
                 agents::acknowledge(&app, &agent, claim.incarnation, claim.dropped).await?;
             }

@@ -7,7 +7,7 @@
 
 use std::cmp::Ordering;
 
-use lessor_protocol::{Labels, Placement};
+use lessor_protocol::{Labels, Placement, Scheduling};
 
 /// An agent that could be given something, as its locked row says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +52,22 @@ pub enum MayTake {
     Ends,
     /// Nothing: it is cordoned, or passed over because it let offers lapse.
     Nothing,
+}
+
+impl MayTake {
+    /// What an agent may be given. `last_of_domain` says of a cordoned one that no other agent of its
+    /// domain is live.
+    pub fn of(passed_over: bool, scheduling: Scheduling, last_of_domain: bool) -> Self {
+        match (
+            passed_over,
+            scheduling != Scheduling::Active,
+            last_of_domain,
+        ) {
+            (false, false, _) => Self::Anything,
+            (_, true, true) => Self::Ends,
+            _ => Self::Nothing,
+        }
+    }
 }
 
 /// A session to be given to somebody.

@@ -174,6 +174,24 @@ pub async fn get(app: &App, target: &Target) -> Result<(Uuid, Drain)> {
         .await
 }
 
+/// Sessions that the newest drain of an agent or a pool still has to hand over, newest first, with the
+/// pool; at most `limit`, after a given one. None once it is completed or cancelled.
+///
+/// # Errors
+/// `NoDrain`; when the database refuses.
+pub(crate) async fn still_held(
+    conn: &mut Conn,
+    target: &Target,
+    after: Option<Uuid>,
+    limit: i64,
+) -> Result<(String, Vec<Uuid>)> {
+    let no_drain = || Error::NoDrain(target.named());
+    let id = find(conn, target).await?.ok_or_else(no_drain)?;
+    store::still_held(conn, id, after, limit)
+        .await?
+        .ok_or_else(no_drain)
+}
+
 /// Calls a drain off: its agents are as they were before it, and keep what they still hold. One that
 /// is over stays as it is.
 ///

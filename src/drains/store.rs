@@ -158,6 +158,35 @@ pub async fn in_progress(conn: &mut Conn) -> Result<Vec<Uuid>> {
 }
 
 #[derive(diesel::QueryableByName)]
+struct Held {
+    #[diesel(sql_type = Text)]
+    pool: String,
+    #[diesel(sql_type = Array<SqlUuid>)]
+    ids: Vec<Uuid>,
+}
+
+/// The pool of a drain, and the sessions that it still has to hand over.
+pub async fn still_held(
+    conn: &mut Conn,
+    id: Uuid,
+    after: Option<Uuid>,
+    limit: i64,
+) -> Result<Option<(String, Vec<Uuid>)>> {
+    let text = "-- drains::still_held\nSELECT d.pool, ARRAY (SELECT x.session_id FROM drain_sessions x \
+        JOIN sessions s ON s.id = x.session_id \
+        WHERE x.drain_id = d.id AND x.outcome IS NULL AND d.status IN ('in_progress', 'failed') \
+        AND ($2::uuid IS NULL OR x.session_id < $2) ORDER BY x.session_id DESC LIMIT $3) AS ids \
+        FROM drains d WHERE d.id = $1";
+    let rows: Vec<Held> = Statement::new(text)
+        .bind::<SqlUuid, _>(id)
+        .bind::<Nullable<SqlUuid>, _>(after)
+        .bind::<BigInt, _>(limit)
+        .load(conn)
+        .await?;
+    Ok(rows.into_iter().next().map(|row| (row.pool, row.ids)))
+}
+
+#[derive(diesel::QueryableByName)]
 struct Name {
     #[diesel(sql_type = Text)]
     name: String,

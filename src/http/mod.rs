@@ -44,6 +44,6 @@ pub use page::{Cursor, DEFAULT_LIMIT, MAX_LIMIT, PageQuery, Paging, decode_curso
 pub use parse::MAX_DEPTH;
 pub use path::Path;
 pub use query::Query;
-pub use table::{Item, Listing, TableRow};
+pub use table::{Item, ItemAndRows, Listing, TableRow};
 pub use validate::{Checks, MAX_LABEL_BYTES, MAX_LABELS, MAX_NAME_BYTES, is_moment};
 pub use words::words;

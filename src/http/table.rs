@@ -87,6 +87,54 @@ impl<T: Serialize> IntoResponse for Item<T> {
     }
 }
 
+/// One object with a list in it, as JSON, or as a line for each of its other fields and a table of
+/// that list below them.
+#[derive(Clone, Debug)]
+pub struct ItemAndRows<T, R> {
+    value: T,
+    field: &'static str,
+    rows: Vec<R>,
+    format: Format,
+}
+
+impl<T, R> ItemAndRows<T, R> {
+    /// The object in this form; `rows` is what it has in `field`.
+    pub fn new(format: Format, value: T, field: &'static str, rows: Vec<R>) -> Self {
+        Self {
+            value,
+            field,
+            rows,
+            format,
+        }
+    }
+}
+
+impl<T: Serialize, R: Serialize + TableRow> IntoResponse for ItemAndRows<T, R> {
+    fn into_response(self) -> Response {
+        let fields = match self.format {
+            Format::Text => object::fields(&self.value).ok(),
+            Format::Json => None,
+        };
+        let Some(fields) = fields else {
+            return Item::new(self.format, self.value).into_response();
+        };
+        let lines = fields
+            .into_iter()
+            .filter(|(key, _)| key != self.field)
+            .map(|(key, value)| vec![key.to_uppercase(), value])
+            .collect();
+        let mut body = aligned(lines, &[false, false]);
+        if !self.rows.is_empty() {
+            body.push('\n');
+            body.push_str(&table(&Page {
+                items: self.rows,
+                next_cursor: None,
+            }));
+        }
+        text(body)
+    }
+}
+
 /// A cache must not give one client's form to another.
 fn varying(mut response: Response) -> Response {
     response

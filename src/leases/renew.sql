@@ -1,15 +1,19 @@
 -- leases::renew
 -- Renews a batch of leases, each at most once. An agent is locked in key order; where it was
--- expired or superseded before the lock was had, it is not renewed, and `renewed` says so.
+-- expired or superseded before the lock was had, it is not renewed, and `renewed` says so. A claim
+-- waits for some time and takes some sessions, both of which are noted; a heartbeat has neither.
 WITH asked AS MATERIALIZED (
-    SELECT * FROM unnest($1, $2, $3) AS r (agent, incarnation, claims)
+    SELECT * FROM unnest($1, $2, $3, $4) AS r (agent, incarnation, wait_seconds, max_sessions)
 ), locked AS MATERIALIZED (
     SELECT a.name FROM agents a WHERE a.name = ANY ($1) ORDER BY a.name FOR NO KEY UPDATE
 ), renewed AS (
     UPDATE agents a SET
         lease_expires_at = now() + make_interval(secs => p.lease_ttl_seconds),
         last_heartbeat_at = now(),
-        claim_number = a.claim_number + CASE WHEN r.claims THEN 1 ELSE 0 END
+        claim_number = a.claim_number + CASE WHEN r.wait_seconds IS NOT NULL THEN 1 ELSE 0 END,
+        last_claim_at = CASE WHEN r.wait_seconds IS NOT NULL THEN now() ELSE a.last_claim_at END,
+        last_claim_wait_seconds = coalesce(r.wait_seconds, a.last_claim_wait_seconds),
+        last_claim_max_sessions = coalesce(r.max_sessions, a.last_claim_max_sessions)
     FROM locked l, asked r, pools p
     WHERE a.name = l.name AND r.agent = a.name AND p.name = a.pool
         AND a.live AND a.incarnation = r.incarnation

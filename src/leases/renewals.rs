@@ -60,11 +60,20 @@ pub fn lease(ttl_seconds: f64) -> Lease {
     }
 }
 
+/// What a claim asks for; noted with its renewal, since parked polls are in no table.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ClaimOf {
+    /// How long it waits at most.
+    pub wait_seconds: f64,
+    /// How many sessions it takes.
+    pub max_sessions: i32,
+}
+
 #[derive(Debug)]
 struct Request {
     agent: String,
     incarnation: i64,
-    claims: bool,
+    claim: Option<ClaimOf>,
     reply: oneshot::Sender<Result<Renewal>>,
 }
 
@@ -96,19 +105,28 @@ impl Renewals {
         )
     }
 
-    /// Renews an agent's lease; `claims` raises its claim number as well.
+    /// Renews an agent's lease; a claim raises its claim number as well.
     ///
     /// # Errors
     /// `AgentNotRegistered`, `AgentSuperseded`, `LeaseExpired`, `DatabaseUnavailable`.
-    pub async fn renew(&self, agent: &str, incarnation: i64, claims: bool) -> Result<Renewal> {
+    pub async fn renew(
+        &self,
+        agent: &str,
+        incarnation: i64,
+        claim: Option<ClaimOf>,
+    ) -> Result<Renewal> {
         let (reply, answer) = oneshot::channel();
         let request = Request {
             agent: agent.to_owned(),
             incarnation,
-            claims,
+            claim,
             reply,
         };
-        let queue = if claims { &self.claims } else { &self.beats };
+        let queue = if claim.is_some() {
+            &self.claims
+        } else {
+            &self.beats
+        };
         let answered = async {
             queue.send(request).await.map_err(|_| Error::Stopping)?;
             answer.await.map_err(|_| Error::Stopping)?
@@ -163,9 +181,9 @@ async fn work(mut queue: mpsc::Receiver<Request>, db: Db, stop: CancellationToke
 }
 
 async fn serve(db: &Db, batch: Vec<Request>, beat_pulse: bool) {
-    let asked: Vec<(String, i64, bool)> = batch
+    let asked: Vec<(String, i64, Option<ClaimOf>)> = batch
         .iter()
-        .map(|r| (r.agent.clone(), r.incarnation, r.claims))
+        .map(|r| (r.agent.clone(), r.incarnation, r.claim))
         .collect();
     let answered = db
         .beat("leases::renew", |conn| {
@@ -264,19 +282,22 @@ impl Row {
     }
 }
 
-async fn renew(conn: &mut Conn, asked: Vec<(String, i64, bool)>) -> Result<Vec<Row>> {
+async fn renew(conn: &mut Conn, asked: Vec<(String, i64, Option<ClaimOf>)>) -> Result<Vec<Row>> {
     let mut agents = Vec::with_capacity(asked.len());
     let mut incarnations = Vec::with_capacity(asked.len());
-    let mut claims = Vec::with_capacity(asked.len());
+    let mut waits = Vec::with_capacity(asked.len());
+    let mut most = Vec::with_capacity(asked.len());
     for (agent, incarnation, claim) in asked {
         agents.push(agent);
         incarnations.push(incarnation);
-        claims.push(claim);
+        waits.push(claim.map(|claim| claim.wait_seconds));
+        most.push(claim.map(|claim| claim.max_sessions));
     }
     Ok(Statement::new(include_str!("renew.sql"))
         .bind::<Array<Text>, _>(agents)
         .bind::<Array<BigInt>, _>(incarnations)
-        .bind::<Array<Bool>, _>(claims)
+        .bind::<Array<Nullable<Double>>, _>(waits)
+        .bind::<Array<Nullable<Integer>>, _>(most)
         .load(conn)
         .await?)
 }

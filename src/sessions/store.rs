@@ -95,6 +95,19 @@ pub async fn find(conn: &mut Conn, id_or_name: &str) -> Result<Option<SessionRow
     Ok(query.first(conn).await.optional()?)
 }
 
+/// Sessions by their ids, newest first.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn by_ids(conn: &mut Conn, ids: Vec<Uuid>) -> Result<Vec<SessionRow>> {
+    Ok(sessions::table
+        .select(SessionRow::as_select())
+        .filter(sessions::id.eq_any(ids))
+        .order(sessions::id.desc())
+        .load(conn)
+        .await?)
+}
+
 /// Inserts new sessions with their events.
 ///
 /// # Errors

@@ -24,7 +24,7 @@ use diesel_async::pooled_connection::deadpool::{Object, Pool};
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
 };
-use diesel_async::{AsyncConnection, AsyncPgConnection};
+use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
 
 use tokio::time::Instant;
 
@@ -34,6 +34,9 @@ pub use columns::{AsJson, JsonText, LabelsColumn, MaybeJson, MaybeJsonText, Mayb
 pub use connect::{client, describe};
 pub use statement::Statement;
 pub use turn::try_turn;
+
+/// What a transaction is that reads one state of the database.
+const SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 
 /// A connection as the rooms use it.
 pub type Conn = AsyncPgConnection;
@@ -73,7 +76,7 @@ impl Db {
         R: Send + 'static,
         F: for<'c> Fn(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send + Sync,
     {
-        self.transaction(&self.work, name, &body).await
+        self.transaction(&self.work, (name, false), &body).await
     }
 
     /// As [`Db::write`], over the connections that are kept for heartbeats.
@@ -85,7 +88,7 @@ impl Db {
         R: Send + 'static,
         F: for<'c> Fn(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send + Sync,
     {
-        self.transaction(&self.beats, name, &body).await
+        self.transaction(&self.beats, (name, false), &body).await
     }
 
     /// Runs statements that only read, each for itself.
@@ -110,7 +113,25 @@ impl Db {
         }
     }
 
-    async fn transaction<R, F>(&self, pool: &Pool<Conn>, name: &'static str, body: &F) -> Result<R>
+    /// As [`Db::write`], for statements that only read and are to see one state of the database. They
+    /// can lock nothing.
+    ///
+    /// # Errors
+    /// As [`Db::write`].
+    pub async fn snapshot<R, F>(&self, name: &'static str, body: F) -> Result<R>
+    where
+        R: Send + 'static,
+        F: for<'c> Fn(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send + Sync,
+    {
+        self.transaction(&self.work, (name, true), &body).await
+    }
+
+    async fn transaction<R, F>(
+        &self,
+        pool: &Pool<Conn>,
+        (name, is_snapshot): (&'static str, bool),
+        body: &F,
+    ) -> Result<R>
     where
         R: Send + 'static,
         F: for<'c> Fn(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send + Sync,
@@ -122,7 +143,13 @@ impl Db {
         loop {
             tries += 1;
             let mut conn = checkout(pool, deadline).await?;
-            let run = conn.transaction(async |conn| body(conn).await);
+            let run = conn.transaction(async |conn| {
+                if is_snapshot {
+                    // A transaction is what it is before its first query.
+                    conn.batch_execute(SNAPSHOT).await?;
+                }
+                body(conn).await
+            });
             let answer = match tokio::time::timeout_at(deadline, run).await {
                 Ok(answer) => answer,
                 Err(_) => return Err(abandon(conn)),
