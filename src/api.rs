@@ -18,7 +18,7 @@ use crate::app::App;
 use crate::error::Error;
 use crate::http::AdminToken;
 use crate::{
-    agents, brake, claims, commands, drains, http, inventory, pools, rebalance, reports, scaling,
+    agents, brake, claims, commands, drains, events, http, inventory, pools, rebalance, reports, scaling,
     sessions, shares,
 };
 
@@ -56,6 +56,7 @@ fn v1(app: Option<&Arc<App>>) -> OpenApiRouter<Arc<App>> {
     let waiting = OpenApiRouter::new()
         .merge(claims::http::routes())
         .merge(drains::http::waiting_routes())
+        .merge(events::http::routes())
         .merge(sessions::http::waiting_routes());
     let writing = match app {
         Some(app) => writing.layer(middleware::from_fn_with_state(Arc::clone(app), detach)),

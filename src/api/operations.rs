@@ -225,6 +225,15 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
             ValidationFailed,
         ],
     ),
+    (
+        "stream_events",
+        &[
+            ValidationFailed,
+            SessionNotFound,
+            TooManyWaiters,
+            Stopping,
+        ],
+    ),
     ("list_session_events", &[SessionNotFound, ValidationFailed]),
     ("list_session_leases", &[SessionNotFound, ValidationFailed]),
     ("list_commands", &[SessionNotFound, ValidationFailed]),
@@ -249,8 +258,9 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
 
 /// Schemas that only the problem responses refer to.
 pub fn extra_schemas() -> Vec<(String, RefOr<Schema>)> {
-    use lessor_protocol::{FieldError, Problem};
+    use lessor_protocol::{EventGap, FieldError, Problem};
     vec![
+        (EventGap::name().into_owned(), EventGap::schema()),
         (Problem::name().into_owned(), Problem::schema()),
         (FieldError::name().into_owned(), FieldError::schema()),
         (ProblemCode::name().into_owned(), ProblemCode::schema()),
