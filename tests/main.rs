@@ -8,6 +8,7 @@ mod claiming;
 mod commands;
 mod documents;
 mod drains;
+mod events;
 mod fleet;
 mod hang_ups;
 mod http_input;

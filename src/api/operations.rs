@@ -227,12 +227,7 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
     ),
     (
         "stream_events",
-        &[
-            ValidationFailed,
-            SessionNotFound,
-            TooManyWaiters,
-            Stopping,
-        ],
+        &[ValidationFailed, SessionNotFound, TooManyWaiters, Stopping],
     ),
     ("list_session_events", &[SessionNotFound, ValidationFailed]),
     ("list_session_leases", &[SessionNotFound, ValidationFailed]),

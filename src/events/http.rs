@@ -94,7 +94,9 @@ async fn stream_events(
 
 /// The position after which the stream is to go on.
 fn asked(headers: &HeaderMap, query: Option<&str>) -> Result<Option<i64>, Problem> {
-    let header = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or_default());
+    let header = headers
+        .get(LAST_EVENT_ID)
+        .map(|value| value.to_str().unwrap_or_default());
     let (name, text) = match (header, query) {
         (Some(text), _) => ("Last-Event-ID", text),
         (None, Some(text)) => ("last_event_id", text),

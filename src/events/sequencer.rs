@@ -42,7 +42,8 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
             }
             Err(error) => {
                 tracing::warn!(%error, "events could not be given positions; that is tried again");
-                metrics::counter!("lessor_upkeep_failures_total", "task" => "sequencer").increment(1);
+                metrics::counter!("lessor_upkeep_failures_total", "task" => "sequencer")
+                    .increment(1);
                 Duration::from_millis(500)
             }
         };

@@ -80,9 +80,16 @@ impl Kinds {
             let known = |c: char| c.is_ascii_lowercase() || c == '_' || c == '.';
             let whole = !name.is_empty() && name.chars().all(known);
             if !whole || (begins && !name.ends_with('.')) || word.len() > 128 {
-                return Err("must be kinds such as session.created or session.*, separated by commas".to_owned());
+                return Err(
+                    "must be kinds such as session.created or session.*, separated by commas"
+                        .to_owned(),
+                );
             }
-            let list = if begins { &mut kinds.prefixes } else { &mut kinds.names };
+            let list = if begins {
+                &mut kinds.prefixes
+            } else {
+                &mut kinds.names
+            };
             list.push(name.to_owned());
         }
         if kinds.names.len() + kinds.prefixes.len() > MAX_KINDS {
@@ -119,14 +126,29 @@ pub struct Beginning {
 #[must_use]
 pub fn beginning(asked: Option<i64>, first: i64, last: i64) -> Beginning {
     match asked {
-        None => Beginning { after: last, gap: false },
+        None => Beginning {
+            after: last,
+            gap: false,
+        },
         // "From the oldest kept" can miss nothing.
-        Some(0) => Beginning { after: first - 1, gap: false },
-        Some(asked) if asked < first - 1 => Beginning { after: first - 1, gap: true },
+        Some(0) => Beginning {
+            after: first - 1,
+            gap: false,
+        },
+        Some(asked) if asked < first - 1 => Beginning {
+            after: first - 1,
+            gap: true,
+        },
         // A position that was never given: the database is an older one. What the client has seen
         // is not what it has now, so it has to look for itself; the stream goes on from here.
-        Some(asked) if asked > last => Beginning { after: last, gap: true },
-        Some(asked) => Beginning { after: asked, gap: false },
+        Some(asked) if asked > last => Beginning {
+            after: last,
+            gap: true,
+        },
+        Some(asked) => Beginning {
+            after: asked,
+            gap: false,
+        },
     }
 }
 
@@ -138,7 +160,17 @@ mod tests {
     fn positions() {
         assert_eq!(position("0"), Some(0));
         assert_eq!(position("9223372036854775807"), Some(i64::MAX));
-        for wrong in ["", "-1", "+1", " 1", "1.0", "x", "9223372036854775808", "99999999999999999999", "１"] {
+        for wrong in [
+            "",
+            "-1",
+            "+1",
+            " 1",
+            "1.0",
+            "x",
+            "9223372036854775808",
+            "99999999999999999999",
+            "１",
+        ] {
             assert_eq!(position(wrong), None, "{wrong}");
         }
     }
@@ -176,7 +208,18 @@ mod tests {
             assert_eq!(kinds.take(kind), taken, "{kind}");
         }
         assert!(Kinds::default().take("anything"));
-        for wrong in ["", ",", "*", "session*", "a.b,", "A.b", "a b", "a%", &"a".repeat(200), &"a,".repeat(60)] {
+        for wrong in [
+            "",
+            ",",
+            "*",
+            "session*",
+            "a.b,",
+            "A.b",
+            "a b",
+            "a%",
+            &"a".repeat(200),
+            &"a,".repeat(60),
+        ] {
             assert!(Kinds::parse(wrong).is_err(), "{wrong}");
         }
         assert!(Kinds::parse(&vec!["a.b"; 51].join(",")).is_err());
@@ -193,10 +236,22 @@ mod tests {
             owner: None,
         };
         let open = Filter::default();
-        let pool = |pool: &str| Filter { pool: Some(pool.into()), ..Filter::default() };
-        let agent = |agent: &str| Filter { agent: Some(agent.into()), ..Filter::default() };
-        let session = |session| Filter { session: Some(session), ..Filter::default() };
-        let owner = Filter { owner: Some("o".into()), ..Filter::default() };
+        let pool = |pool: &str| Filter {
+            pool: Some(pool.into()),
+            ..Filter::default()
+        };
+        let agent = |agent: &str| Filter {
+            agent: Some(agent.into()),
+            ..Filter::default()
+        };
+        let session = |session| Filter {
+            session: Some(session),
+            ..Filter::default()
+        };
+        let owner = Filter {
+            owner: Some("o".into()),
+            ..Filter::default()
+        };
         for (filter, taken) in [
             (open, true),
             (pool("p"), true),

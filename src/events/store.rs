@@ -54,7 +54,12 @@ pub async fn kept(conn: &mut Conn) -> Result<Kept> {
 }
 
 /// Up to [`PAGE`] events of the positions after `after`, up to `until`, that pass the filter.
-pub async fn page(conn: &mut Conn, filter: &Filter, after: i64, until: i64) -> Result<Vec<EventRow>> {
+pub async fn page(
+    conn: &mut Conn,
+    filter: &Filter,
+    after: i64,
+    until: i64,
+) -> Result<Vec<EventRow>> {
     let text = match filter.session {
         None => include_str!("page.sql"),
         Some(_) => include_str!("page_of_session.sql"),

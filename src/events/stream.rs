@@ -39,7 +39,14 @@ pub struct Reader {
 
 impl Reader {
     /// A stream that begins there; `asked` is what the client has seen, for a gap.
-    pub fn new(app: Arc<App>, seat: Seat, filter: Filter, at: Beginning, asked: i64, kept: Kept) -> Self {
+    pub fn new(
+        app: Arc<App>,
+        seat: Seat,
+        filter: Filter,
+        at: Beginning,
+        asked: i64,
+        kept: Kept,
+    ) -> Self {
         // The position at once: a client that is cut off before the first event resumes from here.
         let hello = format!(": events follow\nid: {}\nretry: 1000\n\n", at.after);
         let mut reader = Self {
@@ -58,7 +65,9 @@ impl Reader {
     }
 
     /// The bytes of the stream. It ends when the service stops, and when the history was replaced.
-    pub fn into_bytes(self) -> impl Stream<Item = std::result::Result<Bytes, std::convert::Infallible>> {
+    pub fn into_bytes(
+        self,
+    ) -> impl Stream<Item = std::result::Result<Bytes, std::convert::Infallible>> {
         stream::unfold(self, |mut reader| async move {
             let bytes = reader.next().await?;
             Some((Ok(bytes), reader))

@@ -179,7 +179,9 @@ impl Tail {
         ring.bytes += bytes(&items);
         ring.batches.push_back(Arc::new(items));
         while ring.events > MAX_EVENTS || ring.bytes > MAX_BYTES {
-            let Some(oldest) = ring.batches.pop_front() else { break };
+            let Some(oldest) = ring.batches.pop_front() else {
+                break;
+            };
             ring.events -= oldest.len();
             ring.bytes -= bytes(&oldest);
         }
@@ -289,19 +291,29 @@ async fn advance(app: &App) -> Result<bool> {
         .await?;
     if rows.is_empty() {
         if kept(app).await?.last < end {
-            tracing::error!(end, "the newest event is older than it was: the database is another one");
+            tracing::error!(
+                end,
+                "the newest event is older than it was: the database is another one"
+            );
             app.tail.replaced();
         }
         return Ok(false);
     }
-    let dense = rows.iter().zip(end + 1..).all(|(row, position)| row.id == position);
+    let dense = rows
+        .iter()
+        .zip(end + 1..)
+        .all(|(row, position)| row.id == position);
     if !dense {
-        tracing::error!(end, "events are missing behind the newest one that was known");
+        tracing::error!(
+            end,
+            "events are missing behind the newest one that was known"
+        );
         app.tail.replaced();
         return Ok(true);
     }
     let more = rows.len() == PAGE;
-    app.tail.push(rows.into_iter().map(Item::of).collect::<Result<_>>()?);
+    app.tail
+        .push(rows.into_iter().map(Item::of).collect::<Result<_>>()?);
     Ok(more)
 }
 
