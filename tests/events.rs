@@ -63,6 +63,13 @@ async fn until(events: &mut Events, pool: &str) -> Vec<Event> {
     }
 }
 
+/// The first page of a session's timeline, newest first.
+async fn timeline(server: &TestServer, id: Uuid) -> Vec<Event> {
+    let (id, first) = (id.to_string(), Default::default());
+    let page = server.client.session_events(&id, &first).await;
+    page.expect("the timeline").items
+}
+
 fn ids(events: &[Event]) -> Vec<i64> {
     events
         .iter()
@@ -121,10 +128,7 @@ async fn a_stream_shows_what_the_timeline_shows() {
     assert!(ids(&found).is_sorted(), "{found:?}");
     // The timeline is read at once after the change; each event has one id.
     for id in [session.id, before.id] {
-        let page = server
-            .client
-            .session_events(&id.to_string(), &Default::default());
-        let mut timeline = page.await.expect("the timeline").items;
+        let mut timeline = timeline(&server, id).await;
         timeline.reverse();
         let streamed = found.iter().filter(|e| e.session_id == Some(id));
         let streamed: Vec<_> = streamed
@@ -138,6 +142,36 @@ async fn a_stream_shows_what_the_timeline_shows() {
         assert_eq!(timeline[skipped..], streamed);
         assert!(timeline.len() > 2, "{timeline:?}");
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_has_no_position_yet_is_waited_for() {
+    const MOMENT: Duration = Duration::from_millis(500);
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let mut client = server.database.client().await;
+    let turn = "SELECT last_position FROM event_head FOR UPDATE";
+    // Nobody can give positions now, as while another server does.
+    let others = client.transaction().await.expect("a transaction");
+    others.query_one(turn, &[]).await.expect("the turn");
+    let first = server.session("p").await;
+    let mut read = Box::pin(timeline(&server, first.id));
+    let early = tokio::time::timeout(MOMENT, &mut read).await;
+    assert!(early.is_err(), "who has made a change finds it: {early:?}");
+    others.commit().await.expect("the turn is over");
+    assert_eq!(ids(&read.await), [1]);
+
+    let others = client.transaction().await.expect("a transaction");
+    others.query_one(turn, &[]).await.expect("the turn");
+    server.session("p").await;
+    let mut begin = Box::pin(open(&server, EventFilter::default(), None));
+    let early = tokio::time::timeout(MOMENT, &mut begin).await;
+    assert!(early.is_err(), "what came before is not the next");
+    others.commit().await.expect("the turn is over");
+    let mut events = begin.await;
+    let next = server.session("p").await;
+    assert_eq!(event(&mut events).await.session_id, Some(next.id));
     server.stop().await;
 }
 
@@ -393,18 +427,24 @@ async fn a_stream_resumes_on_any_server_with_no_gap_and_no_duplicate() {
                 by_session.entry(id).or_default().push(event.id.clone());
             }
         }
+        let mut kinds: BTreeMap<Uuid, Vec<&str>> = BTreeMap::new();
+        for event in &found {
+            if let Some(id) = event.session_id {
+                kinds.entry(id).or_default().push(&event.kind);
+            }
+        }
+        let begun = [
+            "session.created",
+            "session.offered",
+            "session.accepted",
+            "session.state_changed",
+        ];
+        for kinds in kinds.values().filter(|kinds| kinds.len() > 4) {
+            assert_eq!(kinds[..4], begun, "as they were committed: {kinds:?}");
+        }
         for (id, streamed) in by_session.iter().take(20) {
-            let page = servers[0]
-                .client
-                .session_events(&id.to_string(), &Default::default());
-            let timeline: Vec<_> = page
-                .await
-                .expect("a timeline")
-                .items
-                .into_iter()
-                .rev()
-                .map(|e| e.id)
-                .collect();
+            let timeline = timeline(&servers[0], *id).await;
+            let timeline: Vec<_> = timeline.into_iter().rev().map(|e| e.id).collect();
             assert_eq!(timeline, *streamed);
         }
         assert!(by_session.len() > 50, "{}", by_session.len());
@@ -517,10 +557,7 @@ async fn retention_takes_the_oldest_and_streams_say_so() {
     server.pool("p", |pool| pool.keep_ended_seconds = 0.0).await;
     let session = server.session("p").await;
     filled(&server, "x", 7_000).await;
-    let before = server
-        .client
-        .session_events(&session.id.to_string(), &Default::default());
-    assert_eq!(ids(&before.await.expect("it").items), [1]);
+    assert_eq!(ids(&timeline(&server, session.id).await), [1]);
     let client = server.database.client().await;
     let age = "UPDATE events SET at = at - interval '2 days' WHERE id <= 6500 OR id = 6600";
     client.batch_execute(age).await.expect("older");
@@ -539,10 +576,7 @@ async fn retention_takes_the_oldest_and_streams_say_so() {
         positions(&server).await,
         (6_501..=7_001).collect::<Vec<_>>()
     );
-    let timeline = server
-        .client
-        .session_events(&session.id.to_string(), &Default::default());
-    assert!(timeline.await.expect("the timeline").items.is_empty());
+    assert!(timeline(&server, session.id).await.is_empty());
 
     let all = EventFilter::default;
     let mut oldest = open(&server, all(), Some("0")).await;
@@ -986,16 +1020,13 @@ async fn what_there_was_before_has_positions_after_the_migration_and_back() {
             "INSERT INTO events (kind, at, pool, actor_type, actor_name) VALUES ('k', now(), '{pool}', 'system', 's')"
         )
     };
-    let holes = format!(
-        "{}; BEGIN; {}; ROLLBACK; {}",
-        old("a"),
-        old("never"),
-        old("b")
-    );
-    client
-        .batch_execute(&holes)
-        .await
-        .expect("old events with a hole");
+    let never = format!("BEGIN; {}; ROLLBACK", old("never"));
+    for text in [old("a"), never, old("b")] {
+        client
+            .batch_execute(&text)
+            .await
+            .expect("old events with a hole");
+    }
     let shown = async || {
         let rows = client
             .query("SELECT id, pool FROM events ORDER BY id", &[])
