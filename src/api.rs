@@ -18,8 +18,8 @@ use crate::app::App;
 use crate::error::Error;
 use crate::http::AdminToken;
 use crate::{
-    agents, brake, claims, commands, drains, explain, http, inventory, pools, rebalance, reports,
-    scaling, sessions, shares, simulate,
+    agents, brake, claims, commands, drains, events, explain, http, inventory, pools, rebalance,
+    reports, scaling, sessions, shares, simulate,
 };
 
 pub use document::{openapi, text};
@@ -58,6 +58,7 @@ fn v1(app: Option<&Arc<App>>) -> OpenApiRouter<Arc<App>> {
         .merge(drains::http::waiting_routes())
         .merge(explain::http::waiting_routes())
         .merge(simulate::http::waiting_routes())
+        .merge(events::http::routes())
         .merge(sessions::http::waiting_routes());
     let writing = match app {
         Some(app) => writing.layer(middleware::from_fn_with_state(Arc::clone(app), detach)),

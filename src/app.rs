@@ -1,6 +1,7 @@
 //! The one place where things are wired together.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
@@ -10,6 +11,7 @@ use tracing::Instrument as _;
 
 use crate::claims::Dispatchers;
 use crate::error::{Error, Result};
+use crate::events::{self, Tail};
 use crate::leases::Renewals;
 use crate::limits::Activities;
 use crate::store::Db;
@@ -27,6 +29,10 @@ pub struct Settings {
     pub admin_token: Option<SecretString>,
     /// How many polls may be parked.
     pub max_waiters: usize,
+    /// How many streams of events may be open.
+    pub max_event_streams: usize,
+    /// For how long events are kept.
+    pub event_retention: Duration,
     /// How many connections work shares.
     pub db_connections: usize,
     /// How many are kept for heartbeats.
@@ -42,6 +48,8 @@ impl Settings {
             listen_url: url.to_owned(),
             admin_token: None,
             max_waiters: 20_000,
+            max_event_streams: 10_000,
+            event_retention: Duration::from_secs(30 * 86_400),
             db_connections: 16,
             heartbeat_db_connections: 2,
         }
@@ -60,6 +68,10 @@ pub struct App {
     pub activities: Activities,
     /// Where claims are answered.
     pub dispatchers: Dispatchers,
+    /// The latest events, for streams.
+    pub tail: Tail,
+    /// For how long events are kept.
+    pub event_retention: Duration,
     /// What `/metrics` shows.
     pub metrics: PrometheusHandle,
     /// The token, if one is needed.
@@ -100,6 +112,8 @@ impl App {
             renewals,
             activities,
             dispatchers,
+            tail: Tail::new(settings.max_event_streams),
+            event_retention: settings.event_retention,
             metrics,
             admin_token: settings.admin_token,
             leaving: CancellationToken::new(),
@@ -116,6 +130,7 @@ impl App {
             outgoing,
             halt.clone(),
         ));
+        events::start(&app, &background, &halt);
         upkeep::start(&app, &background, &halt);
         Ok(app)
     }
@@ -179,6 +194,8 @@ fn count_from_zero() {
         metrics::counter!("lessor_reports_total", "outcome" => outcome.as_str()).absolute(0);
     }
     metrics::counter!("lessor_activity_failures_total").absolute(0);
+    metrics::counter!("lessor_events_sequenced_total").absolute(0);
+    metrics::gauge!("lessor_event_streams").increment(0.0);
     for limit in crate::limits::Limit::ALL {
         metrics::counter!("lessor_session_limits_total", "limit" => limit.as_str()).absolute(0);
     }

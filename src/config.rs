@@ -56,6 +56,19 @@ pub struct Config {
     )]
     pub max_waiters: u32,
 
+    /// How many streams of events may be open on this server
+    #[arg(
+        long,
+        env = "LESSOR_MAX_EVENT_STREAMS",
+        value_name = "COUNT",
+        default_value_t = 10_000
+    )]
+    pub max_event_streams: u32,
+
+    /// For how many days events are kept, for streams and timelines
+    #[arg(long, env = "LESSOR_EVENT_RETENTION_DAYS", value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub event_retention_days: u32,
+
     /// How many database connections requests and background work share
     #[arg(long, env = "LESSOR_DB_CONNECTIONS", value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub db_connections: u32,
@@ -267,12 +280,14 @@ mod tests {
         assert_eq!(
             (
                 config.max_waiters,
+                config.max_event_streams,
+                config.event_retention_days,
                 config.db_connections,
                 config.heartbeat_db_connections,
                 config.stop_delay_seconds,
                 config.stop_timeout_seconds
             ),
-            (20_000, 16, 2, 5, 20)
+            (20_000, 10_000, 30, 16, 2, 5, 20)
         );
     }
 
@@ -372,7 +387,7 @@ mod tests {
     #[test]
     fn the_reference_lists_every_option() {
         let reference = reference();
-        assert_eq!(reference.lines().count(), 2 + 12, "{reference}");
+        assert_eq!(reference.lines().count(), 2 + 14, "{reference}");
         assert!(
             reference.contains(
                 "| `LESSOR_LISTEN` | `--listen` | `127.0.0.1:8080` | The address to serve on |"

@@ -94,6 +94,9 @@ pub enum Error {
     /// Too many polls are parked.
     #[error("this server has {0} parked polls, as many as it takes")]
     TooManyWaiters(usize),
+    /// Too many streams of events are open.
+    #[error("this server has {0} streams of events, as many as it takes")]
+    TooManyStreams(usize),
     /// The service is stopping.
     #[error("the service is stopping")]
     Stopping,
@@ -196,7 +199,7 @@ impl From<Error> for Problem {
             Error::VersionMismatch(_) => ProblemCode::VersionMismatch,
             Error::IdempotencyKeyReused => ProblemCode::IdempotencyKeyReused,
             Error::ProtocolVersionUnsupported(..) => ProblemCode::ProtocolVersionUnsupported,
-            Error::TooManyWaiters(_) => ProblemCode::TooManyWaiters,
+            Error::TooManyWaiters(_) | Error::TooManyStreams(_) => ProblemCode::TooManyWaiters,
             Error::Stopping => ProblemCode::Stopping,
             Error::DatabaseUnavailable(_) | Error::Retry(_) | Error::StalePlan(_) => {
                 ProblemCode::DatabaseUnavailable

@@ -96,6 +96,8 @@ pub async fn prepare(config: Config) -> Result<Prepared, Fatal> {
         listen_url,
         admin_token: config.admin_token.clone(),
         max_waiters: config.max_waiters as usize,
+        max_event_streams: config.max_event_streams as usize,
+        event_retention: Duration::from_secs(u64::from(config.event_retention_days) * 86_400),
         db_connections: config.db_connections as usize,
         heartbeat_db_connections: config.heartbeat_db_connections as usize,
     })?;

@@ -132,7 +132,7 @@ async fn events(server: &TestServer) -> Vec<(String, Option<String>, String, i64
     let client = server.database.client().await;
     let text = "SELECT kind, reason, actor_type || ':' || actor_name,
             (data->>'silent_agents')::bigint, (data->>'counted_agents')::bigint
-        FROM events WHERE kind LIKE 'pool.%' ORDER BY id";
+        FROM event_history WHERE kind LIKE 'pool.%' ORDER BY position, inbox_id";
     let rows = client.query(text, &[]).await.expect("events");
     let event =
         |row: &tokio_postgres::Row| (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4));
@@ -266,7 +266,7 @@ async fn it_lifts_by_itself_and_the_time_for_adoption_goes_on_where_it_stood() {
         assert_eq!(kept.len(), 1, "it finds its session as it left it");
     }
     pool.turns_off().await;
-    let off = "(SELECT max(at) FROM events WHERE kind = 'pool.brake_off')";
+    let off = "(SELECT max(at) FROM event_history WHERE kind = 'pool.brake_off')";
     let after = |domain: &str| {
         format!("{off} - (SELECT lost_since FROM resource_domains WHERE name = '{domain}')")
     };
@@ -774,8 +774,8 @@ async fn a_fleet_survives_the_outage_of_a_load_balancer() {
     let kinds: Vec<String> = events(server).await.into_iter().map(|e| e.0).collect();
     assert_eq!(kinds, ["pool.brake_on", "pool.brake_off"]);
     // Missed beats are seen before the first lease ends.
-    let before = "(SELECT min(at) FROM events WHERE kind = 'agent.expired')
-        - (SELECT at FROM events WHERE kind = 'pool.brake_on')";
+    let before = "(SELECT min(at) FROM event_history WHERE kind = 'agent.expired')
+        - (SELECT at FROM event_history WHERE kind = 'pool.brake_on')";
     let before = seconds(server, before).await;
     assert!(before > 0.0, "{before}");
     the_books_agree(server).await;

@@ -93,6 +93,8 @@ fn every_operation_is_described() {
                     good += 1;
                     assert!(
                         status == "204"
+                            || response["content"]["text/event-stream"]["schema"]["$ref"]
+                                .is_string()
                             || response["content"]["application/json"]["schema"]["$ref"]
                                 .is_string(),
                         "{at}: {status} has no named schema"
@@ -302,7 +304,11 @@ async fn every_operation_is_mounted() {
     let nowhere = server.send("GET", "/v1/nowhere", "").await;
     assert_eq!(nowhere.json()["code"], "not_found");
     for (method, path, _) in operations(&document()) {
-        let path = path.replace(['{', '}'], "");
+        let mut path = path.replace(['{', '}'], "");
+        if path == "/v1/events" {
+            // It has no end if it is asked rightly.
+            path.push_str("?last_event_id=x");
+        }
         let answer = server.send(&method.to_uppercase(), &path, "").await;
         assert_ne!(answer.status, 405, "{method} {path}");
         if answer.status == 404 {

@@ -593,7 +593,8 @@ async fn a_cancelled_drain_leaves_everything_as_it_was() {
         .expect("no cordon");
     assert_eq!(drain(&server, "one").await.status, DrainStatus::Cancelled);
     assert_eq!(scheduling(&server, "one").await, Scheduling::Active);
-    let kinds = "SELECT count(*) FROM events WHERE kind = 'drain.cancelled' AND agent = 'one'";
+    let kinds =
+        "SELECT count(*) FROM event_history WHERE kind = 'drain.cancelled' AND agent = 'one'";
     assert_eq!(count(&server, kinds).await, 3);
     the_books_agree(&server).await;
 }

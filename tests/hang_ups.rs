@@ -190,7 +190,7 @@ async fn agree_with_ledger(server: &TestServer, seen: &[(Uuid, i64, String)]) ->
     }
     let twice = client
         .query(
-            "SELECT session_id::text, lease_epoch FROM events WHERE kind = 'session.offered'
+            "SELECT session_id::text, lease_epoch FROM event_history WHERE kind = 'session.offered'
              GROUP BY 1, 2 HAVING count(*) > 1",
             &[],
         )

@@ -80,8 +80,8 @@ async fn comes_to_want(server: &TestServer, id: Uuid, desired: DesiredState) -> 
 async fn wishes(server: &TestServer, id: Uuid) -> Vec<(String, String, String)> {
     let client = server.database.client().await;
     let text = format!(
-        "SELECT to_value, coalesce(reason, ''), actor_type || ':' || actor_name FROM events
-         WHERE session_id = '{id}' AND kind = 'session.desired_changed' ORDER BY id"
+        "SELECT to_value, coalesce(reason, ''), actor_type || ':' || actor_name FROM event_history
+         WHERE session_id = '{id}' AND kind = 'session.desired_changed' ORDER BY position, inbox_id"
     );
     let rows = client.query(&text, &[]).await.expect("the events");
     rows.iter()
@@ -524,7 +524,7 @@ async fn long_idle(sessions: usize, servers: usize) -> (TestServer, Vec<TestServ
 }
 
 const IDLE: &str =
-    "SELECT count(*) FROM events WHERE kind = 'session.desired_changed' AND reason = 'idle'";
+    "SELECT count(*) FROM event_history WHERE kind = 'session.desired_changed' AND reason = 'idle'";
 
 async fn look(server: &TestServer) {
     let next = lessor::limits::run(&server.app).await;

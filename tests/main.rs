@@ -8,6 +8,7 @@ mod claiming;
 mod commands;
 mod documents;
 mod drains;
+mod events;
 mod explain;
 mod fleet;
 mod hang_ups;

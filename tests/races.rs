@@ -87,7 +87,7 @@ async fn assert_consistent(database: &TestDatabase) {
         ),
         (
             "one offer or acceptance a line",
-            "SELECT session_id FROM events WHERE kind = 'session.offered'
+            "SELECT session_id FROM event_history WHERE kind = 'session.offered'
              GROUP BY session_id, lease_epoch HAVING count(*) > 1",
         ),
         (

@@ -194,7 +194,7 @@ async fn sessions_move_to_the_agent_that_holds_few() {
     }
     for (kind, moved) in [("started", 0), ("completed", 2)] {
         let text = format!(
-            "SELECT count(*) FROM events WHERE kind = 'rebalance.{kind}' AND pool = 'p' \
+            "SELECT count(*) FROM event_history WHERE kind = 'rebalance.{kind}' AND pool = 'p' \
              AND (data->>'moves')::int = 2 AND (data->>'moved')::int = {moved}"
         );
         assert_eq!(count(&server, &text).await, 1, "{kind}");
@@ -508,7 +508,7 @@ async fn a_cancelled_one_finishes_what_it_has_begun() {
     assert!(one.claim(10, 0.0).await.is_empty(), "no others begin");
     let same = server.client.cancel_rebalance("p").await.expect("still");
     assert_eq!((same.status, same.id), (RebalanceStatus::Cancelled, off.id));
-    let kinds = "SELECT count(*) FROM events WHERE kind LIKE 'rebalance.%'";
+    let kinds = "SELECT count(*) FROM event_history WHERE kind LIKE 'rebalance.%'";
     assert_eq!(count(&server, kinds).await, 2);
     // The next one plans what is left.
     let next = rebalance(&server, &all()).await;

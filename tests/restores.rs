@@ -95,8 +95,9 @@ async fn assert_fenced(server: &ServerProcess, past: Past, undone: Assignment) {
         stayed,
         restarts,
         moved,
-        beats: _,
+        mut beats,
     } = past;
+    beats.abort_all();
     let at = |agent: &TestAgent| TestAgent {
         client: server.client.clone(),
         ..agent.clone()

@@ -119,7 +119,8 @@ impl Load {
             &failures[..failures.len().min(10)]
         );
         println!("{requests:?} requests, none failed");
-        let expired = "SELECT count(*) FROM events WHERE kind = 'agent.expired' AND pool = 'p'";
+        let expired =
+            "SELECT count(*) FROM event_history WHERE kind = 'agent.expired' AND pool = 'p'";
         assert_eq!(one(database, expired).await, 0, "leases ended");
         let lost = "SELECT count(*) FROM lease_ledger WHERE end_reason = 'lease_expired'";
         assert_eq!(one(database, lost).await, 0);

@@ -162,15 +162,45 @@ impl Client {
         self.send(call).await.map(drop)
     }
 
+    /// Begins to read an answer that goes on for as long as both sides like.
+    pub(crate) async fn stream(
+        &self,
+        call: Call<'_>,
+        last_event_id: Option<&str>,
+    ) -> Result<reqwest::Response, Error> {
+        let mut request = self
+            .request(&call)
+            .header(header::ACCEPT, "text/event-stream");
+        if let Some(id) = last_event_id {
+            request = request.header("Last-Event-ID", id);
+        }
+        // Only the beginning is bounded: the answer has no end.
+        let sent = tokio::time::timeout(call.timeout, request.send()).await;
+        let response = sent.map_err(|_| Error::Unexpected {
+            status: 408,
+            retry_after: None,
+            body: "the stream did not begin in time".to_owned(),
+        })??;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let (status, retry_after) = (response.status().as_u16(), retry_after(response.headers()));
+        Err(refusal(status, retry_after, &response.bytes().await?))
+    }
+
+    fn request(&self, call: &Call<'_>) -> reqwest::RequestBuilder {
+        let request = self.http.request(call.method.clone(), self.url(call));
+        match &self.token {
+            Some(token) => request.header(header::AUTHORIZATION, token.as_ref()),
+            None => request,
+        }
+    }
+
     async fn send(&self, call: Call<'_>) -> Result<Vec<u8>, Error> {
         let mut request = self
-            .http
-            .request(call.method.clone(), self.url(&call))
+            .request(&call)
             .timeout(call.timeout)
             .header(header::ACCEPT, "application/json");
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, token.as_ref());
-        }
         if let Some(key) = call.idempotency_key {
             request = request.header("Idempotency-Key", key);
         }
@@ -186,21 +216,7 @@ impl Client {
         if (200..300).contains(&status) {
             return Ok(body.to_vec());
         }
-        Err(match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => Error::Problem {
-                problem: Box::new(problem),
-                status,
-                retry_after,
-            },
-            Err(_) => Error::Unexpected {
-                status,
-                retry_after,
-                body: String::from_utf8_lossy(&body)
-                    .chars()
-                    .take(EXCERPT_CHARS)
-                    .collect(),
-            },
-        })
+        Err(refusal(status, retry_after, &body))
     }
 
     fn url(&self, call: &Call<'_>) -> Url {
@@ -213,6 +229,24 @@ impl Client {
             url.query_pairs_mut().extend_pairs(&call.query);
         }
         url
+    }
+}
+
+fn refusal(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Error {
+    match serde_json::from_slice::<Problem>(body) {
+        Ok(problem) => Error::Problem {
+            problem: Box::new(problem),
+            status,
+            retry_after,
+        },
+        Err(_) => Error::Unexpected {
+            status,
+            retry_after,
+            body: String::from_utf8_lossy(body)
+                .chars()
+                .take(EXCERPT_CHARS)
+                .collect(),
+        },
     }
 }
 

@@ -42,6 +42,19 @@ pub struct Event {
     pub data: serde_json::Value,
 }
 
+/// Says in a stream that some of what was asked for cannot be shown: it is past retention, or its
+/// positions were never given, as after a database was restored. The stream goes on all the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct EventGap {
+    /// The id after which the stream was to go on.
+    pub asked: String,
+    /// The id of the oldest event that is kept, or of the next one if none is.
+    pub oldest: String,
+    /// The id of the newest event.
+    pub newest: String,
+}
+
 /// Who or what caused an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::row::AgentRow;
 use crate::error::{Error, Result};
-use crate::store::schema::{agents, events, sessions};
+use crate::store::schema::{agents, event_inbox, sessions};
 use crate::store::{Conn, LabelsColumn, Statement};
 
 /// An agent's row, locked against everybody who makes or ends an assignment of it.
@@ -176,16 +176,16 @@ pub async fn record(
     kind: &str,
     reason: Option<&str>,
 ) -> Result<()> {
-    diesel::insert_into(events::table)
+    diesel::insert_into(event_inbox::table)
         .values((
-            events::kind.eq(kind.to_owned()),
-            events::at.eq(diesel::dsl::now),
-            events::pool.eq(agent.pool.clone()),
-            events::agent.eq(agent.name.clone()),
-            events::incarnation.eq(agent.incarnation),
-            events::actor_type.eq(actor.actor_type.as_str()),
-            events::actor_name.eq(actor.name.clone()),
-            events::reason.eq(reason.map(ToOwned::to_owned)),
+            event_inbox::kind.eq(kind.to_owned()),
+            event_inbox::at.eq(diesel::dsl::now),
+            event_inbox::pool.eq(agent.pool.clone()),
+            event_inbox::agent.eq(agent.name.clone()),
+            event_inbox::incarnation.eq(agent.incarnation),
+            event_inbox::actor_type.eq(actor.actor_type.as_str()),
+            event_inbox::actor_name.eq(actor.name.clone()),
+            event_inbox::reason.eq(reason.map(ToOwned::to_owned)),
         ))
         .execute(conn)
         .await?;

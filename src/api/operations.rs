@@ -238,6 +238,10 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
     ("explain_session", &[SessionNotFound]),
     ("explain_agent_drain", &[NotFound, ValidationFailed]),
     ("explain_pool_drain", &[NotFound, ValidationFailed]),
+    (
+        "stream_events",
+        &[ValidationFailed, SessionNotFound, TooManyWaiters, Stopping],
+    ),
     ("list_session_events", &[SessionNotFound, ValidationFailed]),
     ("list_session_leases", &[SessionNotFound, ValidationFailed]),
     ("list_commands", &[SessionNotFound, ValidationFailed]),
@@ -262,8 +266,9 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
 
 /// Schemas that only the problem responses refer to.
 pub fn extra_schemas() -> Vec<(String, RefOr<Schema>)> {
-    use lessor_protocol::{FieldError, Problem};
+    use lessor_protocol::{EventGap, FieldError, Problem};
     vec![
+        (EventGap::name().into_owned(), EventGap::schema()),
         (Problem::name().into_owned(), Problem::schema()),
         (FieldError::name().into_owned(), FieldError::schema()),
         (ProblemCode::name().into_owned(), ProblemCode::schema()),

@@ -268,6 +268,7 @@ impl Change {
             kind,
             at: ctx.now,
             pool: session.agent_pool.clone(),
+            owner: session.owner.clone(),
             session_id: Some(session.id),
             agent: self.row.agent.clone(),
             incarnation: session.assigned_incarnation.filter(|_| {

@@ -15,12 +15,12 @@ WITH changed AS MATERIALIZED (
     WHERE m.id = c.id AND m.status = c.was_status
     RETURNING m.id
 ), told AS (
-    INSERT INTO events (kind, at, pool, session_id, agent, incarnation, lease_epoch, generation,
+    INSERT INTO event_inbox (kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
         actor_type, actor_name, from_value, to_value, reason, data)
-    SELECT kind, at, pool, session_id, agent, incarnation, lease_epoch, generation,
+    SELECT kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
         actor_type, actor_name, from_value, to_value, reason, data
-    FROM ROWS FROM (json_to_recordset($2) AS (kind text, at timestamptz, pool text, session_id uuid,
-        agent text, incarnation bigint, lease_epoch bigint, generation bigint, actor_type text,
+    FROM ROWS FROM (json_to_recordset($2) AS (kind text, at timestamptz, pool text, owner text,
+        session_id uuid, agent text, incarnation bigint, lease_epoch bigint, generation bigint, actor_type text,
         actor_name text, from_value text, to_value text, reason text, data jsonb)) WITH ORDINALITY AS e
     ORDER BY ordinality
 )

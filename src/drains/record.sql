@@ -1,5 +1,5 @@
 -- drains::record
-INSERT INTO events (kind, at, pool, agent, actor_type, actor_name, reason, data)
+INSERT INTO event_inbox (kind, at, pool, agent, actor_type, actor_name, reason, data)
 SELECT $2, now(), d.pool, d.agent, $3, $4, d.reason, jsonb_build_object('drain_id', d.id,
     'agents', (SELECT count(*) FROM drain_agents a WHERE a.drain_id = d.id),
     'total', (SELECT count(*) FROM drain_sessions s WHERE s.drain_id = d.id),

@@ -1,25 +1,54 @@
-//! History: events, written in the transaction of the change they tell of.
+//! History: events, written in the transaction of the change they tell of, then given positions, and
+//! streamed.
 //!
-//! What this does not do yet: number events densely in commit order over all sessions and stream
-//! them. Within one session their order is the order of the changes already, since each was
-//! written under the session's row lock.
+//! - Writers insert into `event_inbox`, in the statement that makes the change.
+//! - The sequencer (`sequencer.rs`) moves what is committed from there to `events` and numbers it.
+//!   Every server has one; the lock of the one row of `event_head` lets one at a time do a step.
+//! - The tail (`tail.rs`) reads new events once per server and keeps the latest in memory; streams
+//!   (`stream.rs`) take them from there, and from the table when they are further back.
+//!
+//! Invariants:
+//! - Positions are dense, and are never given to another event: from the oldest kept to the newest
+//!   there is no hole, and they become visible in their order. So "after 7" means the same on every server.
+//! - A session's events have positions in the order of its changes: its row is locked when their
+//!   numbers in the inbox are drawn, and a snapshot that shows a change shows those before it.
+//! - What is not committed is not waited for: a long transaction holds up nobody else's events.
+//! - Only retention deletes events, from the oldest on; those of deleted sessions stay until then.
+//! - An idle stream holds no database connection, and a slow one no more than a page.
 
+pub mod http;
 mod row;
+mod sequencer;
+pub mod state;
+mod store;
+mod stream;
+mod tail;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use lessor_protocol::ActorType;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-pub use row::{EventRow, LedgerRow};
+use crate::app::App;
+use crate::error::Result;
 
-/// An event on its way into the table; serialized, it is an argument of the statement that writes.
+pub use row::{EventRow, LedgerRow};
+pub use sequencer::settle;
+pub use tail::Tail;
+
+/// An event on its way into the inbox; serialized, it is an argument of the statement that writes.
 #[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs, reason = "the migration comments on every column")]
 pub struct NewEvent {
     pub kind: &'static str,
     pub at: DateTime<Utc>,
     pub pool: String,
+    pub owner: Option<String>,
     pub session_id: Option<Uuid>,
     pub agent: Option<String>,
     pub incarnation: Option<i64>,
@@ -31,4 +60,40 @@ pub struct NewEvent {
     pub to_value: Option<String>,
     pub reason: Option<String>,
     pub data: serde_json::Value,
+}
+
+/// Starts the sequencer and the tail of this server.
+pub fn start(app: &Arc<App>, tasks: &TaskTracker, stop: &CancellationToken) {
+    tasks.spawn(sequencer::run(Arc::clone(app), stop.clone()));
+    tasks.spawn(tail::run(Arc::clone(app), stop.clone()));
+}
+
+/// Deletes events that are past retention, a batch; whether there may be more.
+///
+/// # Errors
+/// `DatabaseUnavailable`.
+pub async fn delete_old(app: &App, keep: Duration) -> Result<bool> {
+    let keep_seconds = keep.as_secs_f64();
+    let deleted = app
+        .db
+        .write("events::delete_old", move |conn| {
+            Box::pin(store::delete_old(conn, keep_seconds))
+        })
+        .await?;
+    Ok(deleted == store::DELETED_AT_ONCE)
+}
+
+/// Sets the gauges of what has no position yet.
+///
+/// # Errors
+/// `DatabaseUnavailable`.
+#[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
+pub async fn gauges(app: &App) -> Result<()> {
+    let backlog = app
+        .db
+        .read("events::backlog", |conn| Box::pin(store::backlog(conn)))
+        .await?;
+    metrics::gauge!("lessor_events_unsequenced").set(backlog.events as f64);
+    metrics::gauge!("lessor_events_lag_seconds").set(backlog.seconds);
+    Ok(())
 }

@@ -9,7 +9,7 @@ use crate::store::schema::{events, lease_ledger};
 use crate::store::{MaybeWord, Word};
 
 /// A row of `events`.
-#[derive(Clone, Debug, Queryable, Selectable)]
+#[derive(Clone, Debug, Queryable, QueryableByName, Selectable)]
 #[diesel(table_name = events)]
 #[allow(missing_docs, reason = "the migration comments on every column")]
 pub struct EventRow {
@@ -17,6 +17,7 @@ pub struct EventRow {
     pub kind: String,
     pub at: DateTime<Utc>,
     pub pool: String,
+    pub owner: Option<String>,
     pub session_id: Option<Uuid>,
     pub agent: Option<String>,
     pub incarnation: Option<i64>,

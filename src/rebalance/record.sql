@@ -1,5 +1,5 @@
 -- rebalance::record
-INSERT INTO events (kind, at, pool, actor_type, actor_name, data)
+INSERT INTO event_inbox (kind, at, pool, actor_type, actor_name, data)
 SELECT $2, now(), r.pool, $3, $4, jsonb_build_object('rebalance_id', r.id, 'automatic', r.automatic,
     'moves', count(m.state),
     'moved', count(m.state) FILTER (WHERE m.state = 'moved'),

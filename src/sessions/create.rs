@@ -327,6 +327,7 @@ fn event_of(row: &SessionRow, actor: &Actor) -> NewEvent {
         kind: "session.created",
         at: row.created_at,
         pool: row.agent_pool.clone(),
+        owner: row.owner.clone(),
         session_id: Some(row.id),
         agent: None,
         incarnation: None,

@@ -238,6 +238,7 @@ impl Draft {
             kind,
             at: ctx.now,
             pool: self.row.agent_pool.clone(),
+            owner: self.row.owner.clone(),
             session_id: Some(self.row.id),
             agent: self.row.assigned_agent_id.clone(),
             incarnation: self.row.assigned_incarnation,

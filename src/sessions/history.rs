@@ -11,6 +11,7 @@ use utoipa_axum::routes;
 
 use super::store;
 use crate::app::App;
+use crate::events;
 use crate::http::{Format, Listing, PageQuery, Path, Query};
 use crate::problem::Problem;
 
@@ -53,6 +54,8 @@ async fn list_session_events(
     let before = paging.after::<EventPosition>()?.map(|EventPosition(id)| id);
     let id = super::get(&app, &session).await?.id;
     let limit = paging.fetch();
+    // Who has just changed the session finds that in its timeline.
+    events::settle(&app).await?;
     let rows = app
         .db
         .read("sessions::timeline", |conn| {

@@ -1,8 +1,8 @@
 -- sessions::insert
 WITH told AS (
-    INSERT INTO events (kind, at, pool, session_id, generation, lease_epoch, actor_type, actor_name, to_value, data)
-    SELECT kind, at, pool, session_id, generation, lease_epoch, actor_type, actor_name, to_value, data
-    FROM json_to_recordset($2) AS e (kind text, at timestamptz, pool text, session_id uuid,
+    INSERT INTO event_inbox (kind, at, pool, owner, session_id, generation, lease_epoch, actor_type, actor_name, to_value, data)
+    SELECT kind, at, pool, owner, session_id, generation, lease_epoch, actor_type, actor_name, to_value, data
+    FROM json_to_recordset($2) AS e (kind text, at timestamptz, pool text, owner text, session_id uuid,
         generation bigint, lease_epoch bigint, actor_type text, actor_name text, to_value text, data jsonb)
 )
 INSERT INTO sessions (id, name, agent_pool, platform, region, owner, labels, priority, spec,

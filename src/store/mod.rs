@@ -18,6 +18,7 @@ pub mod schema;
 mod statement;
 mod turn;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
@@ -26,6 +27,7 @@ use diesel_async::pooled_connection::{
 };
 use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
@@ -52,6 +54,8 @@ const TRIES: u32 = 6;
 pub struct Db {
     work: Pool<Conn>,
     beats: Pool<Conn>,
+    /// Woken when a transaction of [`Db::write`] has committed.
+    pub committed: Arc<Notify>,
 }
 
 impl Db {
@@ -64,6 +68,7 @@ impl Db {
             work: pool(url, connections)?,
             // One more: what comes with heartbeats is written beside them, and keeps none waiting.
             beats: pool(url, beat_connections + 1)?,
+            committed: Arc::default(),
         })
     }
 
@@ -76,7 +81,11 @@ impl Db {
         R: Send + 'static,
         F: for<'c> Fn(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send + Sync,
     {
-        self.transaction(&self.work, (name, false), &body).await
+        let answer = self.transaction(&self.work, (name, false), &body).await;
+        if answer.is_ok() {
+            self.committed.notify_one();
+        }
+        answer
     }
 
     /// As [`Db::write`], over the connections that are kept for heartbeats.
@@ -111,6 +120,19 @@ impl Db {
             Ok(answer) => answer,
             Err(_) => Err(abandon(conn)),
         }
+    }
+
+    /// Runs a statement that is a transaction in itself: nothing waits for this program between its
+    /// beginning and its commit. It is not run again.
+    ///
+    /// # Errors
+    /// As [`Db::write`].
+    pub async fn statement<R, F>(&self, name: &'static str, body: F) -> Result<R>
+    where
+        R: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send,
+    {
+        self.read(name, body).await
     }
 
     /// As [`Db::write`], for statements that only read and are to see one state of the database. They

@@ -12,7 +12,7 @@ WITH old AS MATERIALIZED (
 ), forgotten AS (
     DELETE FROM lost_holds l USING gone g WHERE l.agent = g.name
 ), told AS (
-    INSERT INTO events (kind, at, pool, agent, incarnation, actor_type, actor_name, reason)
+    INSERT INTO event_inbox (kind, at, pool, agent, incarnation, actor_type, actor_name, reason)
     SELECT 'agent.deregistered', now(), g.pool, g.name, g.incarnation, 'system', 'retention', 'never_came_back'
     FROM gone g
 )

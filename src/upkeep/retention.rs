@@ -1,4 +1,4 @@
-//! What is deleted in time: ended sessions with their history, agents that never came back,
+//! What is deleted in time: ended sessions with their ledger, events, agents that never came back,
 //! answers kept for idempotency, leftovers that are gone, drains, rebalances and commands that are
 //! over.
 
@@ -9,6 +9,7 @@ use diesel_async::RunQueryDsl;
 
 use crate::app::App;
 use crate::error::Result;
+use crate::events;
 use crate::store::Statement;
 
 #[derive(diesel::QueryableByName)]
@@ -40,5 +41,6 @@ pub async fn run(app: &Arc<App>) -> Result<bool> {
             .await?;
         more |= deleted.deleted >= 500;
     }
+    more |= events::delete_old(app, app.event_retention).await?;
     Ok(more)
 }

@@ -44,6 +44,9 @@ pub struct Hints {
     /// Sessions that changed.
     #[serde(default, rename = "c")]
     pub changed: BTreeSet<Uuid>,
+    /// Whether events have got their positions.
+    #[serde(default, rename = "e", skip_serializing_if = "std::ops::Not::not")]
+    pub events: bool,
 }
 
 impl Hints {
@@ -110,11 +113,12 @@ impl Hints {
             self.pools.entry(pool).or_default().merge(hint);
         }
         self.changed.extend(other.changed);
+        self.events |= other.events;
     }
 
     /// Whether there is nothing to say.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.pools.is_empty() && self.changed.is_empty()
+        self.pools.is_empty() && self.changed.is_empty() && !self.events
     }
 }

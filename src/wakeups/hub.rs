@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::hints::{Hints, PoolHint};
 use super::watch::Watchers;
@@ -25,6 +25,8 @@ pub struct Hub {
     dispatchers: Arc<Mutex<HashMap<String, mpsc::UnboundedSender<Wake>>>>,
     /// Those who wait for sessions.
     pub watchers: Watchers,
+    /// Woken when there are new events to stream.
+    pub events: Arc<Notify>,
     outgoing: mpsc::UnboundedSender<Hints>,
 }
 
@@ -37,6 +39,7 @@ impl Hub {
             Self {
                 dispatchers: Arc::default(),
                 watchers: Watchers::default(),
+                events: Arc::default(),
                 outgoing,
             },
             to_send,
@@ -56,6 +59,9 @@ impl Hub {
     /// Something has committed on another server, or here: tells those who listen on this one.
     pub fn deliver(&self, hints: &Hints) {
         self.watchers.wake(&hints.changed);
+        if hints.events {
+            self.events.notify_one();
+        }
         let dispatchers = self
             .dispatchers
             .lock()
@@ -70,6 +76,7 @@ impl Hub {
     /// Notifications may have been lost: everybody looks for himself.
     pub fn look_everywhere(&self) {
         self.watchers.wake_all();
+        self.events.notify_one();
         self.tell_all(|| Wake::Everything);
     }
 

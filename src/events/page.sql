@@ -1,0 +1,10 @@
+-- events::page
+-- What passes a filter between two positions, from the first on. The range is bounded, so that a
+-- filter which nothing passes costs no more than one that everything does.
+SELECT e.* FROM events e
+WHERE e.id > $1 AND e.id <= $2
+    AND ($3::text IS NULL OR e.pool = $3)
+    AND ($4::text IS NULL OR e.agent = $4)
+    AND ($5::text IS NULL OR e.owner = $5)
+    AND ($6 OR e.kind = ANY ($7) OR EXISTS (SELECT FROM unnest($8) AS begins WHERE starts_with(e.kind, begins)))
+ORDER BY e.id LIMIT 200

@@ -1,0 +1,9 @@
+-- events::page_of_session
+-- As events::page, of one session: there is an index for that.
+SELECT e.* FROM events e
+WHERE e.session_id = $9 AND e.id > $1 AND e.id <= $2
+    AND ($3::text IS NULL OR e.pool = $3)
+    AND ($4::text IS NULL OR e.agent = $4)
+    AND ($5::text IS NULL OR e.owner = $5)
+    AND ($6 OR e.kind = ANY ($7) OR EXISTS (SELECT FROM unnest($8) AS begins WHERE starts_with(e.kind, begins)))
+ORDER BY e.session_id, e.id LIMIT 200
