@@ -3,7 +3,7 @@
 //! The rooms, in the order in which a session meets them: it is created (`sessions`) in a pool
 //! (`pools`), claimed (`claims`) in its owner's turn (`shares`) by an agent (`agents`) under its lease (`leases`), which reports
 //! on it (`reports`), does commands on it (`commands`) and tells what else it sees (`inventory`),
-//! until it moves to another agent (`drains`, `rebalance`); all of it leaves history (`events`).
+//! until it moves to another agent (`drains`, `rebalance`) or to another place (`migrate`); all of it leaves history (`events`).
 //! `brake` holds what cannot be undone, `limits` ends what nobody uses, `scaling` says how many
 //! agents are needed. `upkeep` does what happens by itself, `wakeups` says who should look. `store` is the database and no
 //! feature, `http` the web and no feature.
@@ -24,6 +24,7 @@ pub mod idempotency;
 pub mod inventory;
 pub mod leases;
 pub mod limits;
+pub mod migrate;
 pub mod pools;
 pub mod postgres;
 pub mod problem;

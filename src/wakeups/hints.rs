@@ -44,6 +44,9 @@ pub struct Hints {
     /// Sessions that changed.
     #[serde(default, rename = "c")]
     pub changed: BTreeSet<Uuid>,
+    /// What became of migrations: counted once it has committed, and of no interest to others.
+    #[serde(skip)]
+    pub migrations: Vec<&'static str>,
 }
 
 impl Hints {
@@ -96,7 +99,8 @@ impl Hints {
     fn add_start(&mut self, row: &SessionRow) {
         let hint = self.pool(&row.agent_pool);
         hint.starts = hint.starts.saturating_add(1);
-        hint.selects |= !row.requires.is_empty() || !row.prefers.is_empty();
+        hint.selects |=
+            !row.requires.is_empty() || !row.prefers.is_empty() || row.start_domain.is_some();
     }
 
     /// The hint of one pool.
@@ -110,6 +114,7 @@ impl Hints {
             self.pools.entry(pool).or_default().merge(hint);
         }
         self.changed.extend(other.changed);
+        self.migrations.extend(other.migrations);
     }
 
     /// Whether there is nothing to say.
