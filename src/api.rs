@@ -18,8 +18,8 @@ use crate::app::App;
 use crate::error::Error;
 use crate::http::AdminToken;
 use crate::{
-    agents, brake, claims, commands, drains, http, inventory, migrate, pools, rebalance, reports, scaling,
-    sessions, shares,
+    agents, brake, claims, commands, drains, http, inventory, migrate, pools, rebalance, reports,
+    scaling, sessions, shares,
 };
 
 pub use document::{openapi, text};

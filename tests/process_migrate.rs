@@ -33,7 +33,10 @@ async fn runs(server: &TestServer, pool: &str) -> Session {
 /// Moves it, and waits until it runs there and what ran before is gone.
 async fn moves(server: &TestServer, before: &Session, to: &Migrate) -> Session {
     let id = before.id;
-    let moved = server.client.migrate_session(&id.to_string(), to, None).await;
+    let moved = server
+        .client
+        .migrate_session(&id.to_string(), to, None)
+        .await;
     let generation = moved.expect("202").generation;
     eventually("it runs there", || async {
         let now = server.get(id).await;
@@ -54,7 +57,11 @@ async fn moves(server: &TestServer, before: &Session, to: &Migrate) -> Session {
 
 async fn end(server: &TestServer, session: &Session) {
     let id = session.id.to_string();
-    server.client.delete_session(&id, &Default::default()).await.expect("202");
+    server
+        .client
+        .delete_session(&id, &Default::default())
+        .await
+        .expect("202");
     server.reaches(session.id, SessionState::Terminated).await;
     assert!(state_of(pid_of(session)).is_none(), "nothing is left");
 }
@@ -77,7 +84,10 @@ async fn a_process_moves_to_another_domain_and_to_another_pool() {
     assert_eq!(second.assigned_agent_id.as_deref(), Some("two"));
     // And the next one starts only when that one is gone.
     let third = moves(&server, &second, &to(Some("q"), None, true)).await;
-    assert_eq!((third.pool.as_str(), third.assigned_agent_id.as_deref()), ("q", Some("three")));
+    assert_eq!(
+        (third.pool.as_str(), third.assigned_agent_id.as_deref()),
+        ("q", Some("three"))
+    );
     assert!(third.started_at > second.started_at);
     end(&server, &third).await;
     server.stop().await;
@@ -97,17 +107,32 @@ async fn what_cannot_start_there_comes_back_and_runs_again_where_it_was() {
     let spec = json!({"command": ["sleep", "3600"], "cwd": "only-here"});
     let mut new = NewSession::in_pool("p", &spec).expect("a spec");
     new.desired_state = DesiredState::Hibernated;
-    let made = server.client.create_session(&new, None).await.expect("it is made");
-    let files = folders[0].0.join("sessions").join(made.id.to_string()).join("files");
+    let made = server
+        .client
+        .create_session(&new, None)
+        .await
+        .expect("it is made");
+    let files = folders[0]
+        .0
+        .join("sessions")
+        .join(made.id.to_string())
+        .join("files");
     std::fs::create_dir_all(files.join("only-here")).expect("its folder");
     let wanted = SessionPatch {
         desired_state: Some(DesiredState::Running),
         ..SessionPatch::default()
     };
     let id = made.id.to_string();
-    server.client.patch_session(&id, &wanted).await.expect("200");
+    server
+        .client
+        .patch_session(&id, &wanted)
+        .await
+        .expect("200");
     let before = server.reaches(made.id, SessionState::Running).await;
-    let answer = server.client.migrate_session(&id, &to(Some("q"), None, false), None).await;
+    let answer = server
+        .client
+        .migrate_session(&id, &to(Some("q"), None, false), None)
+        .await;
     assert_eq!(answer.expect("202").pool, "q");
     eventually("it runs again where it was", || async {
         let now = server.get(made.id).await;
@@ -136,9 +161,14 @@ async fn the_runbook_of_a_migration() {
     }
     let _one = ProcessAgent::start_in("host-1", &server.url, "local", "local-1", &folders[0].0);
     are_there(&server, &["local-1"]).await;
-    let mut new = NewSession::in_pool("local", &json!({"command": ["sleep", "3600"]})).expect("a spec");
+    let mut new =
+        NewSession::in_pool("local", &json!({"command": ["sleep", "3600"]})).expect("a spec");
     new.name = Some("desk".to_owned());
-    let made = server.client.create_session(&new, None).await.expect("it is made");
+    let made = server
+        .client
+        .create_session(&new, None)
+        .await
+        .expect("it is made");
     let before = server.reaches(made.id, SessionState::Running).await;
     let _two = ProcessAgent::start_in("host-2", &server.url, "other", "other-1", &folders[1].0);
     let _three = ProcessAgent::start_in("host-3", &server.url, "other", "other-2", &folders[2].0);
@@ -147,7 +177,10 @@ async fn the_runbook_of_a_migration() {
     assert!(said.contains("\"state\":\"pending\""), "{said}");
     assert!(said.contains("lessor_migrations_total"), "{said}");
     let after = server.reaches(made.id, SessionState::Running).await;
-    assert_eq!((after.pool.as_str(), after.resource_domain.as_deref()), ("other", Some("host-3")));
+    assert_eq!(
+        (after.pool.as_str(), after.resource_domain.as_deref()),
+        ("other", Some("host-3"))
+    );
     eventually("what ran before is gone", || async {
         state_of(pid_of(&before)).is_none()
     })

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use lessor_protocol::{
-    CreatedSessions, DesiredState, Event, Labels, LedgerItem, Migrate, NewSession, NewSessions, Page,
-    Session, SessionPatch, SessionState,
+    CreatedSessions, DesiredState, Event, Labels, LedgerItem, Migrate, NewSession, NewSessions,
+    Page, Session, SessionPatch, SessionState,
 };
 use reqwest::Method;
 

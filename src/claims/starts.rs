@@ -60,8 +60,7 @@ impl Lines {
     async fn find(conn: &mut Conn, round: &Round, able: &[&Candidate]) -> Result<Self> {
         let labels: BTreeSet<&Labels> = able.iter().map(|c| &c.labels).collect();
         let domains: BTreeSet<&str> = able.iter().map(|c| c.resource_domain.as_str()).collect();
-        let mut found =
-            shares::queues(conn, &round.pool, &labels, &domains, &round.walk).await?;
+        let mut found = shares::queues(conn, &round.pool, &labels, &domains, &round.walk).await?;
         // An agent in the right domain, and another one with the right labels, are found as well.
         let is_served = |queue: &Queue| able.iter().any(|c| serves(c, queue));
         found.unsatisfied |= found.queues.iter().any(|queue| !is_served(queue));

@@ -64,7 +64,13 @@ pub async fn queues(
         .bind::<Array<Text>, _>(labels)
         .bind::<Text, _>(walk.selector.clone())
         .bind::<Text, _>(walk.owner.clone())
-        .bind::<Array<Text>, _>(domains.iter().copied().map(str::to_owned).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(
+            domains
+                .iter()
+                .copied()
+                .map(str::to_owned)
+                .collect::<Vec<_>>(),
+        )
         .load(conn)
         .await?;
     let mut found = Queues::default();
