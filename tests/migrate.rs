@@ -358,6 +358,37 @@ async fn only_agents_of_the_target_domain_start_it_within_their_slots() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn of_those_who_ask_at_once_the_one_in_the_target_domain_is_given_it() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let a = server.agent("a", "p", "host-a", 10).await;
+    let b = server.agent("b", "p", "host-b", 10).await;
+    let c = server.agent("c", "p", "host-c", 10).await;
+    for _ in 0..2 {
+        server.session("p").await;
+        b.runs_one().await;
+    }
+    server.session("p").await;
+    let held = a.runs_one().await;
+    // By utilisation `c` would be first, and the round that is told of the start asks all three.
+    let (by_a, by_b, by_c) = (a.park(1, 10.0), b.park(1, 10.0), c.park(1, 10.0));
+    server.has_parked("p", 3).await;
+    migrate(&server, held.session.id, &to(None, Some("host-b"))).await;
+    // Its holder hears of it, and says so.
+    let told = by_a.await.expect("it ends").expect("it may claim");
+    assert_eq!(told.lost, [held.session.id]);
+    drops(&a, &held).await;
+    let claimed = by_b.await.expect("it ends").expect("it may claim");
+    assert_eq!(claimed.assignments.len(), 1);
+    b.accepts(&claimed.assignments[0], ReportedState::Running)
+        .await;
+    assert!(!by_c.is_finished(), "it was given nothing");
+    by_c.abort();
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
 async fn with_labels(server: &TestServer, name: &str, pool: &str, domain: &str) -> TestAgent {
     let mut agent = server.agent(name, pool, domain, 10).await;
     let mut body = agent.registration(&[]);
