@@ -658,13 +658,14 @@ async fn a_target_that_is_lost_brings_it_back_whatever_on_lost_says() {
         let q = format!("q-{on_lost}");
         server
             .pool(&q, |pool| {
-                pool.lease_ttl_seconds = 2.0;
+                pool.lease_ttl_seconds = 3.0;
                 pool.adopt_timeout_seconds = 0.0;
                 pool.on_lost = on_lost;
             })
             .await;
         // One is taken there, the other one waits for a slot.
         let b = server.agent(&format!("b-{on_lost}"), &q, "host-b", 1).await;
+        let beating = b.keep_beating(0.3);
         let mut ids = Vec::new();
         for _ in 0..2 {
             server.session("p").await;
@@ -680,6 +681,7 @@ async fn a_target_that_is_lost_brings_it_back_whatever_on_lost_says() {
             assert_eq!(server.get(*id).await.pool, q);
         }
         // It falls silent.
+        beating.abort();
         for id in &ids {
             is_in(&server, *id, "p").await;
             let back = server.get(*id).await;

@@ -38,7 +38,7 @@ pub use reporting::is_valid as report_is_valid;
 pub use row::SessionRow;
 pub use state::{DOMAIN_WORK, Next, Reach, Situation, allowed, next};
 // What other rooms lock and read inside their own transactions.
-pub(crate) use store::{find, lock, lock_assigned_to, now, with_columns};
+pub(crate) use store::{clock, find, lock, lock_assigned_to, now, with_columns};
 pub(crate) use verbs::lock_with_agent;
 pub use verbs::{delete, get, patch, retry};
 pub use wait::{Wanted, wait_for};

@@ -72,15 +72,30 @@ pub async fn lock_assigned_to(conn: &mut Conn, agents: &[String]) -> Result<Vec<
 /// # Errors
 /// When the database refuses.
 pub async fn now(conn: &mut Conn) -> Result<DateTime<Utc>> {
-    #[derive(QueryableByName)]
-    struct Now {
-        #[diesel(sql_type = Timestamptz)]
-        now: DateTime<Utc>,
-    }
     Ok(Statement::new("-- store::now\nSELECT now() AS now")
         .get_result::<Now>(conn)
         .await?
         .now)
+}
+
+/// The database's time at this moment, for verbs that may have waited long for their locks: whoever had
+/// them before has written later times than that of this transaction's beginning.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn clock(conn: &mut Conn) -> Result<DateTime<Utc>> {
+    Ok(
+        Statement::new("-- store::clock\nSELECT clock_timestamp() AS now")
+            .get_result::<Now>(conn)
+            .await?
+            .now,
+    )
+}
+
+#[derive(QueryableByName)]
+struct Now {
+    #[diesel(sql_type = Timestamptz)]
+    now: DateTime<Utc>,
 }
 
 /// A session by its id or its name.
