@@ -18,8 +18,8 @@ use crate::app::App;
 use crate::error::Error;
 use crate::http::AdminToken;
 use crate::{
-    agents, brake, claims, commands, drains, events, explain, http, inventory, pools, rebalance,
-    reports, scaling, sessions, shares, simulate,
+    agents, brake, claims, commands, drains, events, explain, http, inventory, migrate, pools,
+    rebalance, reports, scaling, sessions, shares, simulate,
 };
 
 pub use document::{openapi, text};
@@ -52,7 +52,8 @@ fn v1(app: Option<&Arc<App>>) -> OpenApiRouter<Arc<App>> {
         .merge(reports::http::routes())
         .merge(commands::http::routes())
         .merge(inventory::http::routes())
-        .merge(sessions::http::routes());
+        .merge(sessions::http::routes())
+        .merge(migrate::http::routes());
     let waiting = OpenApiRouter::new()
         .merge(claims::http::routes())
         .merge(drains::http::waiting_routes())

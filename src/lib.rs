@@ -1,13 +1,13 @@
 //! Lessor: the control plane of long-lived sessions, leased and never owned.
 //!
 //! The rooms, in the order in which a session meets them: it is created (`sessions`) in a pool
-//! (`pools`), claimed (`claims`) in its owner's turn (`shares`) by an agent (`agents`) under its lease (`leases`), which reports
-//! on it (`reports`), does commands on it (`commands`) and tells what else it sees (`inventory`),
-//! until it moves to another agent (`drains`, `rebalance`); all of it leaves history (`events`).
-//! `explain` says why a session waits and `simulate` what the loss of agents would do;
-//! `brake` holds what cannot be undone, `limits` ends what nobody uses, `scaling` says how many
-//! agents are needed. `upkeep` does what happens by itself, `wakeups` says who should look. `store` is the database and no
-//! feature, `http` the web and no feature.
+//! (`pools`), claimed (`claims`) in its owner's turn (`shares`) by an agent (`agents`) under its lease
+//! (`leases`), which reports on it (`reports`), does commands on it (`commands`) and tells what else it
+//! sees (`inventory`), until it moves to another agent (`drains`, `rebalance`) or to another place
+//! (`migrate`); all of it leaves history (`events`). `explain` says why a session waits and `simulate` what
+//! the loss of agents would do; `brake` holds what cannot be undone, `limits` ends what nobody uses,
+//! `scaling` says how many agents are needed. `upkeep` does what happens by itself, `wakeups` says who
+//! should look. `store` is the database and no feature, `http` the web and no feature.
 
 pub mod agents;
 pub mod api;
@@ -26,6 +26,7 @@ pub mod idempotency;
 pub mod inventory;
 pub mod leases;
 pub mod limits;
+pub mod migrate;
 pub mod pools;
 pub mod postgres;
 pub mod problem;

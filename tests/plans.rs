@@ -18,6 +18,7 @@ const PICK_DOMAIN: &str = include_str!("../src/claims/pick_domain.sql");
 const PICK_HELD: &str = include_str!("../src/claims/pick_held.sql");
 const LOCK_AGENTS: &str = include_str!("../src/claims/lock_agents.sql");
 const WRITE: &str = include_str!("../src/sessions/write.sql");
+const LOST_STARTS: &str = include_str!("../src/leases/lost_starts.sql");
 const DUE: &str = include_str!("../src/upkeep/due.sql");
 
 /// How many sessions wait to be started; as many again wait in domains, up to 50,000.
@@ -47,11 +48,12 @@ async fn fill(client: &Client, count: i64) {
          ALTER TABLE lease_ledger SET (autovacuum_enabled = false);
          ALTER TABLE agents SET (autovacuum_enabled = false);
          INSERT INTO sessions (id, agent_pool, platform, spec, desired_state, state, restart,
-             created_at, updated_at, queued_at, owner, requires)
+             created_at, updated_at, queued_at, owner, requires, start_domain)
          SELECT gen_random_uuid(), 'p', 'process', '{{\"command\": [\"true\"]}}', 'running', 'pending',
              'on_failure', now(), now(), now() + n * interval '1 millisecond',
              CASE WHEN n % 10 = 0 THEN 'o' || n % 700 END,
-             CASE WHEN n % 50 = 0 THEN jsonb_build_object('kind', 'k' || n % 250) ELSE '{{}}' END
+             CASE WHEN n % 50 = 0 THEN jsonb_build_object('kind', 'k' || n % 250) ELSE '{{}}' END,
+             CASE WHEN n % 40 = 1 THEN 'd' || n % 50 END
          FROM generate_series(1, {count}) n;
          INSERT INTO sessions (id, agent_pool, platform, spec, desired_state, state, restart,
              resource_domain, created_at, updated_at, queued_at)
@@ -135,8 +137,8 @@ async fn assert_plans(client: &Client, when: &str) {
             let domain = plan(client, types, &domain, values, generic).await;
             assert_in_order(&domain, "sessions_domain_queue", &when);
         }
-        let types = "text, text[], text, text";
-        let walk = "'p', '{\"{\\\"kind\\\": \\\"k50\\\"}\"}', '', ''";
+        let types = "text, text[], text, text, text[]";
+        let walk = "'p', '{\"{\\\"kind\\\": \\\"k50\\\"}\"}', '', '', '{d1,d2}'";
         let queues = plan(client, types, QUEUES, walk, generic).await;
         for part in queues.split("CTE queue") {
             let scans = part.matches("sessions_start_queue on sessions").count();
@@ -186,6 +188,9 @@ async fn assert_plans(client: &Client, when: &str) {
             "{when}:\n{write}"
         );
         assert!(!write.contains("Seq Scan on sessions"), "{when}:\n{write}");
+        let lost = plan(client, "", LOST_STARTS, "", generic).await;
+        assert!(lost.contains("sessions_bound"), "{when}:\n{lost}");
+        assert!(!lost.contains("Seq Scan on sessions"), "{when}:\n{lost}");
         let due = plan(client, "", DUE, "", generic).await;
         assert!(due.contains("sessions_due"), "{when}:\n{due}");
         assert!(!due.contains("Seq Scan"), "{when}:\n{due}");

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use lessor_protocol::{
-    CreatedSessions, DesiredState, Event, Labels, LedgerItem, NewSession, NewSessions, Page,
-    Session, SessionPatch, SessionState,
+    CreatedSessions, DesiredState, Event, Labels, LedgerItem, Migrate, NewSession, NewSessions,
+    Page, Session, SessionPatch, SessionState,
 };
 use reqwest::Method;
 
@@ -187,6 +187,22 @@ impl Client {
     pub async fn retry_session(&self, session: &str) -> Result<Session, Error> {
         self.fetch(Call::new(Method::POST, &["sessions", session, "retry"]))
             .await
+    }
+
+    /// Moves a session to another pool or resource domain: it is stopped where it is and started
+    /// there. It has arrived when it is `running` at the generation of the answer.
+    ///
+    /// # Errors
+    /// See [`Error`]; `pool_not_found`, `transition_not_allowed`.
+    pub async fn migrate_session(
+        &self,
+        session: &str,
+        to: &Migrate,
+        idempotency_key: Option<&str>,
+    ) -> Result<Session, Error> {
+        let path = ["sessions", session, "migrate"];
+        let call = Call::new(Method::POST, &path).json(to)?;
+        self.fetch(call.idempotency_key(idempotency_key)).await
     }
 
     /// A page of a session's timeline.

@@ -226,6 +226,24 @@ impl NewSession {
     }
 }
 
+/// Where a session is to go: to another pool, another resource domain, or both.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Migrate {
+    /// The pool; null: the one that it is in.
+    #[serde(default)]
+    pub pool: Option<String>,
+    /// The domain whose agents alone may start it there, of which the pool must have at least one; null:
+    /// any agent of the pool.
+    #[serde(default)]
+    pub resource_domain: Option<String>,
+    /// Whether it is started there only when what runs now is known to be gone. If that is not known
+    /// within the session's terminate timeout, the migration has failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stop_first: bool,
+}
+
 /// Sessions to create, all or nothing.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -259,7 +259,11 @@ pub(super) fn item(row: &SessionRow, now: DateTime<Utc>, own_domain: bool) -> It
         sessions::Next::Nothing | sessions::Next::End => true,
     };
     Item {
-        domain: row.resource_domain.clone().filter(|_| own_domain),
+        domain: if own_domain {
+            row.resource_domain.clone()
+        } else {
+            row.start_domain.clone()
+        },
         needs_slot,
         uses_slot: !matches!(
             row.state,

@@ -50,10 +50,20 @@ fn free(c: &Candidate) -> usize {
         .min(usize::try_from(c.capacity - c.slots_used).unwrap_or(0))
 }
 
+/// Whether an agent may start what waits in a queue.
+fn serves(c: &Candidate, queue: &Queue) -> bool {
+    let there = |domain: &String| *domain == c.resource_domain;
+    queue.start_domain.as_ref().is_none_or(there) && c.has(&queue.requires)
+}
+
 impl Lines {
     async fn find(conn: &mut Conn, round: &Round, able: &[&Candidate]) -> Result<Self> {
         let labels: BTreeSet<&Labels> = able.iter().map(|c| &c.labels).collect();
-        let mut found = shares::queues(conn, &round.pool, &labels, &round.walk).await?;
+        let domains: BTreeSet<&str> = able.iter().map(|c| c.resource_domain.as_str()).collect();
+        let mut found = shares::queues(conn, &round.pool, &labels, &domains, &round.walk).await?;
+        // An agent in the right domain, and another one with the right labels, are found as well.
+        let is_served = |queue: &Queue| able.iter().any(|c| serves(c, queue));
+        found.unsatisfied |= found.queues.iter().any(|queue| !is_served(queue));
         let mut places = vec![usize::MAX; found.turns.count()];
         let limited: Vec<String> = (0..places.len())
             .filter(|turn| found.limited[*turn])
@@ -94,7 +104,7 @@ impl Lines {
             let takes = *by_selector.entry(key).or_insert_with(|| {
                 candidates
                     .iter()
-                    .filter(|c| c.has(&line.queue.requires))
+                    .filter(|c| serves(c, &line.queue))
                     .map(free)
                     .sum()
             });
@@ -158,7 +168,9 @@ impl Lines {
                 let owner = row.owner.as_deref().unwrap_or_default();
                 let index = of_tier.iter().copied().find(|index| {
                     let queue = &self.lines[*index].queue;
-                    self.found.turns.owner(queue.turn) == owner && queue.requires == row.requires
+                    self.found.turns.owner(queue.turn) == owner
+                        && queue.requires == row.requires
+                        && queue.start_domain == row.start_domain
                 });
                 if let Some(index) = index {
                     *picked.entry(index).or_default() += 1;

@@ -6,6 +6,7 @@
 //! end is given without an agent, whatever the policy. None of it is decided while the pool's brake
 //! is on.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use diesel::sql_types::{Array, Bool, Text, Uuid as SqlUuid};
@@ -41,6 +42,16 @@ struct Lost {
     pool: String,
 }
 
+#[derive(diesel::QueryableByName)]
+struct LostStart {
+    #[diesel(sql_type = SqlUuid)]
+    id: Uuid,
+    #[diesel(sql_type = Text)]
+    pool: String,
+    #[diesel(sql_type = Text)]
+    start_domain: String,
+}
+
 /// Decides about sessions of domains that have been lost for too long; whether there may be more.
 ///
 /// # Errors
@@ -64,22 +75,33 @@ pub async fn sweep(app: &Arc<App>) -> Result<bool> {
                 let lost: Vec<Lost> = Statement::new(include_str!("lost_sessions.sql"))
                     .load(conn)
                     .await?;
+                let starts: Vec<LostStart> = Statement::new(include_str!("lost_starts.sql"))
+                    .load(conn)
+                    .await?;
                 let mut hints = Hints::default();
                 let mut by_pool = std::collections::BTreeMap::<String, Vec<Uuid>>::new();
                 for row in &lost {
                     by_pool.entry(row.pool.clone()).or_default().push(row.id);
                 }
+                for row in &starts {
+                    by_pool.entry(row.pool.clone()).or_default().push(row.id);
+                }
+                let bound: HashMap<Uuid, String> = starts
+                    .into_iter()
+                    .map(|row| (row.id, row.start_domain))
+                    .collect();
                 let mut verdicts = Vec::new();
                 for (pool, ids) in by_pool {
                     let rows = sessions::lock(conn, &ids).await?;
                     // Once every lock was had: agents may have fallen silent meanwhile.
                     let verdict = brake::judge(conn, &pool).await?;
                     if verdict.as_ref().is_some_and(|verdict| !verdict.holds) {
-                        hints.merge(decide(conn, &pool, rows).await?);
+                        hints.merge(decide(conn, &pool, rows, &bound).await?);
                     }
                     verdicts.extend(verdict);
                 }
-                Ok((lost.len() >= 500, hints, verdicts))
+                let more = lost.len() >= 500 || bound.len() >= 500;
+                Ok((more, hints, verdicts))
             })
         })
         .await?;
@@ -88,7 +110,12 @@ pub async fn sweep(app: &Arc<App>) -> Result<bool> {
     Ok(more)
 }
 
-async fn decide(conn: &mut Conn, pool: &str, rows: Vec<SessionRow>) -> Result<Hints> {
+async fn decide(
+    conn: &mut Conn,
+    pool: &str,
+    rows: Vec<SessionRow>,
+    bound: &HashMap<Uuid, String>,
+) -> Result<Hints> {
     let now = sessions::now(conn).await?;
     let rules = pools::rules(conn, pool).await?;
     let actor = sessions::system("lost_domain");
@@ -101,12 +128,23 @@ async fn decide(conn: &mut Conn, pool: &str, rows: Vec<SessionRow>) -> Result<Hi
     let mut drafts = Vec::new();
     for row in rows {
         // Claimed since it was found: its domain is not lost any more.
-        if row.assigned_agent_id.is_some() || row.resource_domain.is_none() {
+        if row.assigned_agent_id.is_some() || row.agent_pool != pool {
+            continue;
+        }
+        if row.resource_domain.is_none() {
+            // Sent elsewhere since it was found: that domain may have agents.
+            if row.start_domain.is_some() && row.start_domain.as_ref() == bound.get(&row.id) {
+                let mut draft = Draft::of(row);
+                draft.give_up_start_domain(&ctx);
+                drafts.push(draft);
+            }
             continue;
         }
         let mut draft = Draft::of(row);
         if draft.row.desired_state == DesiredState::Terminated {
             draft.end_without_agent(&ctx);
+        } else if draft.row.is_migrating() {
+            draft.give_up_domain(&ctx);
         } else if draft.row.state == SessionState::Terminating && rules.on_lost != OnLost::Wait {
             // Nobody wanted its end, and it was ending: as on_lost says of the rest.
             draft.fail_with_domain(&ctx);

@@ -11,6 +11,8 @@ WHERE d.lost_since + make_interval(secs => p.adopt_timeout_seconds) <= clock_tim
     AND p.brake_since IS NULL
     AND ((s.domain_work = 'terminate' AND (s.desired_state = 'terminated' OR p.on_lost <> 'wait'))
         OR p.on_lost = 'fail'
+        -- What was migrating there comes back, whatever on_lost says.
+        OR s.migrating_from_pool IS NOT NULL
         OR (p.on_lost = 'restart' AND s.desired_state = 'running' AND NOT s.domain_lost))
     AND NOT EXISTS (SELECT FROM agents a WHERE a.pool = d.pool AND a.resource_domain = d.name AND a.live)
     AND EXISTS (SELECT FROM pulse u WHERE u.at > clock_timestamp() - interval '5 seconds'

@@ -204,7 +204,9 @@ pub async fn delete(conn: &mut Conn, name: &str) -> Result<()> {
     }
     let held: Held = Statement::new(
         "-- pools::held\nSELECT (SELECT count(*) FROM agents WHERE pool = $1) AS agents, \
-         (SELECT count(*) FROM (SELECT FROM sessions WHERE agent_pool = $1 LIMIT 1000) s) AS sessions",
+         (SELECT count(*) FROM (SELECT FROM sessions WHERE agent_pool = $1 LIMIT 1000) s) \
+         + (SELECT count(*) FROM (SELECT FROM sessions WHERE migrating_from_pool = $1 AND agent_pool <> $1 \
+         LIMIT 1000) m) AS sessions",
     )
     .bind::<Text, _>(name.to_owned())
     .get_result(conn)

@@ -319,6 +319,12 @@ fn row_of(
         handing_over: false,
         reserved_for: None,
         reserved_until: None,
+        start_domain: None,
+        migrating_from_pool: None,
+        migrating_from_domain: None,
+        start_metadata: None,
+        stopping_attempt: None,
+        stopping_lease_until: None,
     }
 }
 

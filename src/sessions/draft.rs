@@ -143,6 +143,8 @@ pub struct Draft {
     pub(super) leftovers: Vec<NewLeftover>,
     pub(super) lost: Option<LostHold>,
     pub(super) effects: Vec<AgentEffect>,
+    /// What became of migrations, for the metric.
+    pub(super) migrations: Vec<&'static str>,
     pub(super) touched: bool,
 }
 
@@ -155,6 +157,8 @@ pub struct Was {
     pub was_lease_epoch: i64,
     /// Its assignee.
     pub was_agent: Option<String>,
+    #[serde(skip)]
+    pub(super) pool: String,
     #[serde(skip)]
     pub(super) used_slot: bool,
     #[serde(skip)]
@@ -170,6 +174,7 @@ impl Draft {
             was_version: row.version,
             was_lease_epoch: row.lease_epoch,
             was_agent: row.assigned_agent_id.clone(),
+            pool: row.agent_pool.clone(),
             used_slot: row.uses_slot(),
             limits_ran_to: row.limits_run_to(),
             took_place: row.takes_place(),
@@ -183,6 +188,7 @@ impl Draft {
             leftovers: Vec::new(),
             lost: None,
             effects: Vec::new(),
+            migrations: Vec::new(),
             touched: false,
         }
     }
@@ -218,7 +224,7 @@ impl Draft {
     pub(super) fn freed_place_of(&self) -> Option<(String, String)> {
         let owner = self.row.owner.as_ref()?;
         (self.was.took_place && !self.row.takes_place())
-            .then(|| (self.row.agent_pool.clone(), owner.clone()))
+            .then(|| (self.was.pool.clone(), owner.clone()))
     }
 
     /// The agent that has a slot more than before.

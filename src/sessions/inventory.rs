@@ -42,5 +42,6 @@ impl Draft {
             "attempt": attempt,
             "platform_resource_id": platform_resource_id,
         });
+        self.has_stopped(ctx, attempt);
     }
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::state::{Next, Situation, next, startable_elsewhere};
 use crate::store::schema::sessions;
-use crate::store::{JsonText, LabelsColumn, MaybeJson, MaybeWord, Word};
+use crate::store::{JsonText, LabelsColumn, MaybeJson, MaybeJsonText, MaybeWord, Word};
 
 /// A row of `sessions`, without the generated columns.
 ///
@@ -98,6 +98,14 @@ pub struct SessionRow {
     pub handing_over: bool,
     pub reserved_for: Option<String>,
     pub reserved_until: Option<DateTime<Utc>>,
+    pub start_domain: Option<String>,
+    pub migrating_from_pool: Option<String>,
+    pub migrating_from_domain: Option<String>,
+    #[serde(serialize_with = "maybe_as_text")]
+    #[diesel(deserialize_as = MaybeJsonText)]
+    pub start_metadata: Option<RawJson>,
+    pub stopping_attempt: Option<i32>,
+    pub stopping_lease_until: Option<DateTime<Utc>>,
 }
 
 /// JSON inside a string: the server's JSON functions cannot carry everything that JSON can say
@@ -107,6 +115,16 @@ pub(super) fn as_text<S: serde::Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(json.get())
+}
+
+fn maybe_as_text<S: serde::Serializer>(
+    json: &Option<RawJson>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match json {
+        Some(json) => as_text(json, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 impl SessionRow {

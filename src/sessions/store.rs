@@ -23,7 +23,8 @@ s.offers_lapsed, s.avoid_agent, s.avoid_until, s.phase_deadline_at, s.restart, \
 s.start_timeout_seconds, s.terminate_timeout_seconds, s.idle_timeout_seconds, s.idle_action, \
 s.max_duration_seconds, s.grace_seconds, s.delete_data, s.failure, s.termination_reason, \
 s.created_at, s.updated_at, s.queued_at, s.started_at, s.first_started_at, s.ended_at, s.version, \
-s.handing_over, s.reserved_for, s.reserved_until";
+s.handing_over, s.reserved_for, s.reserved_until, s.start_domain, s.migrating_from_pool, \
+s.migrating_from_domain, s.start_metadata, s.stopping_attempt, s.stopping_lease_until";
 
 /// The text of a statement with `{columns}` replaced by [`COLUMNS`].
 #[must_use]
@@ -71,15 +72,30 @@ pub async fn lock_assigned_to(conn: &mut Conn, agents: &[String]) -> Result<Vec<
 /// # Errors
 /// When the database refuses.
 pub async fn now(conn: &mut Conn) -> Result<DateTime<Utc>> {
-    #[derive(QueryableByName)]
-    struct Now {
-        #[diesel(sql_type = Timestamptz)]
-        now: DateTime<Utc>,
-    }
     Ok(Statement::new("-- store::now\nSELECT now() AS now")
         .get_result::<Now>(conn)
         .await?
         .now)
+}
+
+/// The database's time at this moment, for verbs that may have waited long for their locks: whoever had
+/// them before has written later times than that of this transaction's beginning.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn clock(conn: &mut Conn) -> Result<DateTime<Utc>> {
+    Ok(
+        Statement::new("-- store::clock\nSELECT clock_timestamp() AS now")
+            .get_result::<Now>(conn)
+            .await?
+            .now,
+    )
+}
+
+#[derive(QueryableByName)]
+struct Now {
+    #[diesel(sql_type = Timestamptz)]
+    now: DateTime<Utc>,
 }
 
 /// A session by its id or its name.

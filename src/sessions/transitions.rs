@@ -1,5 +1,6 @@
 //! The changes of a session, pure: each verb turns a draft into the next one and records the
-//! history that goes with it. What agents report is in `reporting.rs`.
+//! history that goes with it. What agents report is in `reporting.rs`, moves to other places in
+//! `migration.rs`.
 
 use chrono::{DateTime, Utc};
 use lessor_protocol::{Action, DesiredState, EndReason, Failure, RestartPolicy, SessionState};
@@ -110,8 +111,9 @@ impl Draft {
         let Some(agent) = self.row.assigned_agent_id.clone() else {
             return;
         };
+        let at = self.events.len();
         self.hand_back(ctx, &agent, EndReason::Declined, "session.requeued");
-        if let (Some(why), Some(event)) = (why, self.events.last_mut()) {
+        if let (Some(why), Some(event)) = (why, self.events.get_mut(at)) {
             event.data = serde_json::json!({ "declined": why });
         }
     }
@@ -125,10 +127,14 @@ impl Draft {
         self.avoid(ctx, agent, 2f64.powi((lapses - 1).clamp(0, 10)));
         if lapses >= LAPSES_PER_ATTEMPT {
             self.row.offers_lapsed = 0;
-            self.row.attempts_used += 1;
             let starting = matches!(action, Some(Action::Start | Action::Wake));
+            let not_accepted = failure(ctx, "not_accepted", "no agent accepted it");
+            if starting && self.come_back(ctx, &not_accepted) {
+                return;
+            }
+            self.row.attempts_used += 1;
             if starting && self.row.attempts_used >= ctx.pool.max_attempts {
-                self.dead_letter(ctx, failure(ctx, "not_accepted", "no agent accepted it"));
+                self.dead_letter(ctx, not_accepted);
             }
         }
     }
@@ -176,7 +182,13 @@ impl Draft {
             return;
         };
         let action = self.row.next().action();
+        let starting = matches!(action, Some(Action::Start | Action::Wake));
+        let what = format!("{} took longer than its timeout allows", self.row.state);
+        let timed_out = failure(ctx, "timed_out", &what);
         self.take(ctx, EndReason::TimedOut, lease_expires_at);
+        if starting && self.come_back(ctx, &timed_out) {
+            return;
+        }
         self.row.attempts_used += 1;
         self.avoid(ctx, &agent, ctx.pool.accept_timeout_seconds);
         let pause = if self.row.attempts_used > 1 {
@@ -184,10 +196,8 @@ impl Draft {
         } else {
             0.0
         };
-        let starting = matches!(action, Some(Action::Start | Action::Wake));
         if starting && self.row.attempts_used >= ctx.pool.max_attempts {
-            let what = format!("{} took longer than its timeout allows", self.row.state);
-            self.dead_letter(ctx, failure(ctx, "timed_out", &what));
+            self.dead_letter(ctx, timed_out);
         } else if !starting {
             metrics::counter!("lessor_phase_timeouts_total", "phase" => "terminate").increment(1);
             tracing::warn!(session = %self.row.id, agent, "an end takes longer than its timeout allows");
@@ -203,7 +213,14 @@ impl Draft {
         if self.row.assigned_agent_id.is_some() || self.row.held_back_until.is_none() {
             return;
         }
-        let pause = if self.row.attempts_used > 1 {
+        if self.row.stopping_attempt.is_some() {
+            // It waits for what that agent ran to be gone, too.
+            self.row.stopping_lease_until = None;
+            self.touched = true;
+            return;
+        }
+        // To move it was no failure.
+        let pause = if self.row.attempts_used > 1 && !self.row.is_migrating() {
             ctx.backoff(self.row.attempts_used - 1)
         } else {
             0.0
@@ -215,13 +232,6 @@ impl Draft {
         // An acknowledgment never makes it later.
         self.row.held_back_until =
             until.and_then(|until| self.row.held_back_until.map(|at| at.min(until)));
-        self.touched = true;
-    }
-
-    /// The time for which it was held back has come.
-    pub fn release_held_back(&mut self) {
-        self.row.queued_at = self.row.held_back_until.unwrap_or(self.row.queued_at);
-        self.row.held_back_until = None;
         self.touched = true;
     }
 
@@ -272,46 +282,23 @@ impl Draft {
         self.move_to(ctx, SessionState::Pending, Some("retried"));
     }
 
-    /// Its whole domain is lost, and the pool says to start it elsewhere. Its own domain may still
-    /// adopt it; the first accepted report decides.
-    pub fn give_up_domain(&mut self, ctx: &Context<'_>) {
-        self.row.domain_lost = true;
-        self.row.queued_at = ctx.now;
-        self.record(ctx, "session.requeued").reason = Some("domain_lost".to_owned());
-    }
-
-    /// Its whole domain is lost, and the pool says to fail it.
-    pub fn fail_with_domain(&mut self, ctx: &Context<'_>) {
-        self.leave_behind("its domain was lost");
-        self.dead_letter(
-            ctx,
-            failure(ctx, "domain_lost", "no agent of its domain came back"),
-        );
-        self.forget_resource();
-    }
-
-    /// Its end is wanted and no agent is there to see to it: it has ended, and its domain must
-    /// delete what it left.
-    pub fn end_without_agent(&mut self, ctx: &Context<'_>) {
-        self.leave_behind("it ended while its domain was lost");
-        self.row.held_back_until = None;
-        self.move_to(ctx, SessionState::Terminated, Some("domain_lost"));
-    }
-
     /// A failure: another attempt while there is one, otherwise a dead letter. Ends the hold.
     pub(super) fn fail(&mut self, ctx: &Context<'_>, failure: Failure) {
         let ran_long = self.row.started_at.is_some_and(|since| {
             self.row.state == SessionState::Running
                 && ctx.now - since >= super::draft::duration(ctx.pool.attempt_reset_seconds)
         });
+        if self.row.assigned_agent_id.is_some() {
+            self.end_hold(ctx, EndReason::Failed);
+        }
+        if self.come_back(ctx, &failure) {
+            return;
+        }
         if ran_long {
             self.row.attempts_used = 0;
         }
         self.row.attempts_used += 1;
         let tries = self.row.attempts_used;
-        if self.row.assigned_agent_id.is_some() {
-            self.end_hold(ctx, EndReason::Failed);
-        }
         let again = failure.retryable
             && self.row.restart == RestartPolicy::OnFailure
             && tries < ctx.pool.max_attempts;
@@ -342,7 +329,7 @@ impl Draft {
         }
     }
 
-    fn dead_letter(&mut self, ctx: &Context<'_>, failure: Failure) {
+    pub(super) fn dead_letter(&mut self, ctx: &Context<'_>, failure: Failure) {
         let reason = failure.reason.clone();
         self.row.failure = Some(failure);
         self.row.domain_lost = false;
@@ -357,7 +344,7 @@ impl Draft {
         self.touched = true;
     }
 
-    fn clear_assignment(&mut self, ctx: &Context<'_>) {
+    pub(super) fn clear_assignment(&mut self, ctx: &Context<'_>) {
         self.row.assigned_agent_id = None;
         self.row.assigned_incarnation = None;
         self.row.assigned_action = None;
@@ -375,10 +362,14 @@ impl Draft {
         if from == to {
             return;
         }
+        let arrived = self.arrive(to);
         let event = self.record(ctx, "session.state_changed");
         event.from_value = Some(from.to_string());
         event.to_value = Some(to.to_string());
         event.reason = reason.map(ToOwned::to_owned);
+        if let Some(data) = arrived {
+            event.data = data;
+        }
         self.row.state = to;
         let ended = matches!(to, SessionState::Terminated | SessionState::Failed);
         self.row.ended_at = ended.then_some(ctx.now);
@@ -402,7 +393,7 @@ impl Draft {
     pub(super) fn forget_resource(&mut self) {
         self.row.resource_domain = None;
         self.row.platform_resource_id = None;
-        self.row.platform_metadata = lessor_protocol::empty_object();
+        self.row.platform_metadata = self.kept_metadata();
         self.row.endpoint = None;
         self.row.domain_lost = false;
     }
@@ -433,7 +424,7 @@ fn phase_timeout(row: &SessionRow, ctx: &Context<'_>) -> Option<f64> {
     }
 }
 
-fn failure(ctx: &Context<'_>, reason: &str, message: &str) -> Failure {
+pub(super) fn failure(ctx: &Context<'_>, reason: &str, message: &str) -> Failure {
     Failure {
         reason: reason.to_owned(),
         message: message.to_owned(),

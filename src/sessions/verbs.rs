@@ -7,7 +7,7 @@ use lessor_protocol::{Actor, DesiredState, Labels, SessionPatch, SessionState};
 use super::create::MAX_LIMIT_SECONDS;
 use super::draft::{Context, Draft};
 use super::{row::SessionRow, store, write::write};
-use crate::agents;
+use crate::agents::{self, AgentRow};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::http::{Checks, Preconditions};
@@ -225,11 +225,11 @@ where
             let (id_or_name, preconditions) = (id_or_name.clone(), preconditions.clone());
             let (actor, body) = (actor.clone(), Arc::clone(&body));
             Box::pin(async move {
-                let row = lock_with_agent(conn, &id_or_name).await?;
+                let (row, _) = lock_with_agent(conn, &id_or_name).await?;
                 if !preconditions.if_match_ok(Some(row.version)) {
                     return Err(Error::VersionMismatch(row.version));
                 }
-                let now = store::now(conn).await?;
+                let now = store::clock(conn).await?;
                 let rules = pools::rules(conn, &row.agent_pool).await?;
                 let ctx = Context {
                     now,
@@ -252,12 +252,19 @@ where
 
 /// Locks a session's agent, if it has one, and then the session; the agent may change in between,
 /// and then the transaction is run again.
-async fn lock_with_agent(conn: &mut Conn, id_or_name: &str) -> Result<SessionRow> {
+///
+/// # Errors
+/// `SessionNotFound`, `Retry`, or when the database refuses.
+pub async fn lock_with_agent(
+    conn: &mut Conn,
+    id_or_name: &str,
+) -> Result<(SessionRow, Option<AgentRow>)> {
     let not_found = || Error::SessionNotFound(id_or_name.to_owned());
     let seen = store::find(conn, id_or_name).await?.ok_or_else(not_found)?;
-    if let Some(agent) = &seen.assigned_agent_id {
-        agents::lock_one(conn, agent).await?;
-    }
+    let agent = match &seen.assigned_agent_id {
+        Some(agent) => agents::lock_one(conn, agent).await?,
+        None => None,
+    };
     let row = store::lock(conn, &[seen.id])
         .await?
         .pop()
@@ -267,5 +274,6 @@ async fn lock_with_agent(conn: &mut Conn, id_or_name: &str) -> Result<SessionRow
             "the session was given to another agent meanwhile".to_owned(),
         ));
     }
-    Ok(row)
+    let agent = agent.filter(|_| row.assigned_agent_id.is_some());
+    Ok((row, agent))
 }

@@ -25,6 +25,9 @@ impl Draft {
         }
         // A newer wish outranks a hand-over; whoever wanted that can ask for it again.
         self.forget_hand_over();
+        if desired == DesiredState::Terminated {
+            self.end_migration();
+        }
         self.want_anew(ctx, desired, reason);
         self.end_if_over(ctx);
     }

@@ -87,11 +87,13 @@ pub async fn write(conn: &mut Conn, drafts: &[Draft]) -> Result<Hints> {
         )));
     }
     let mut hints = Hints::of(drafts.iter().map(|draft| &draft.row));
+    hints.migrations = drafts.iter().flat_map(|d| d.migrations.clone()).collect();
     for draft in &drafts {
         // A slot that is free again may be what its agent, parked and full, waits for; and who has
         // lost a session is to hear of it.
         for agent in draft.freed_slot_of().into_iter().chain(draft.taken_from()) {
-            let pool = hints.pool(&draft.row.agent_pool);
+            // That agent is in the pool that the session was in.
+            let pool = hints.pool(&draft.was.pool);
             pool.agents.insert(agent.to_owned());
         }
     }

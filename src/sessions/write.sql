@@ -17,9 +17,17 @@ WITH changed AS MATERIALIZED (
         updated_at timestamptz, queued_at timestamptz, started_at timestamptz, ended_at timestamptz,
         version bigint, handing_over boolean,
         reserved_for text, reserved_until timestamptz,
-        first_started_at timestamptz, check_at timestamptz)
+        first_started_at timestamptz, check_at timestamptz,
+        start_domain text, migrating_from_pool text, migrating_from_domain text,
+        start_metadata text, stopping_attempt integer, stopping_lease_until timestamptz)
 ), written AS (
     UPDATE sessions s SET
+        -- What a session has of its pool follows it there.
+        agent_pool = c.agent_pool,
+        platform = CASE WHEN s.agent_pool = c.agent_pool THEN s.platform
+            ELSE (SELECT p.platform FROM pools p WHERE p.name = c.agent_pool) END,
+        region = CASE WHEN s.agent_pool = c.agent_pool THEN s.region
+            ELSE (SELECT p.region FROM pools p WHERE p.name = c.agent_pool) END,
         labels = c.labels, priority = c.priority,
         desired_state = c.desired_state, state = c.state,
         generation = c.generation, observed_generation = c.observed_generation,
@@ -40,7 +48,11 @@ WITH changed AS MATERIALIZED (
         started_at = c.started_at, ended_at = c.ended_at, version = c.version,
         handing_over = c.handing_over,
         reserved_for = c.reserved_for, reserved_until = c.reserved_until,
-        first_started_at = c.first_started_at
+        first_started_at = c.first_started_at,
+        start_domain = c.start_domain,
+        migrating_from_pool = c.migrating_from_pool, migrating_from_domain = c.migrating_from_domain,
+        start_metadata = c.start_metadata::json,
+        stopping_attempt = c.stopping_attempt, stopping_lease_until = c.stopping_lease_until
     FROM changed c
     WHERE s.id = c.id
         AND s.version = c.was_version

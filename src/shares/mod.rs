@@ -42,10 +42,12 @@ pub struct Walk {
 /// A queue of starts.
 #[derive(Clone, Debug)]
 pub struct Queue {
-    /// The key of its selector.
+    /// The key of its selector: labels and domain.
     pub requires_key: String,
     /// The labels that an agent must have.
     pub requires: Labels,
+    /// The only domain whose agents may start it; any if there is none.
+    pub start_domain: Option<String>,
     /// Its owner's place among the turns.
     pub turn: usize,
 }

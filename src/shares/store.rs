@@ -28,6 +28,8 @@ struct QueueRow {
     #[diesel(sql_type = Nullable<Jsonb>)]
     requires: Option<serde_json::Value>,
     #[diesel(sql_type = Nullable<Text>)]
+    start_domain: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
     owner: Option<String>,
     #[diesel(sql_type = Double)]
     weight: f64,
@@ -41,7 +43,7 @@ struct QueueRow {
     pool_time: f64,
 }
 
-/// The queues that agents with one of these sets of labels could serve.
+/// The queues that agents with one of these sets of labels, in one of these domains, could serve.
 ///
 /// # Errors
 /// When the database refuses.
@@ -49,6 +51,7 @@ pub async fn queues(
     conn: &mut Conn,
     pool: &str,
     labels: &BTreeSet<&Labels>,
+    domains: &BTreeSet<&str>,
     walk: &Walk,
 ) -> Result<Queues> {
     let labels: Vec<String> = labels
@@ -61,6 +64,13 @@ pub async fn queues(
         .bind::<Array<Text>, _>(labels)
         .bind::<Text, _>(walk.selector.clone())
         .bind::<Text, _>(walk.owner.clone())
+        .bind::<Array<Text>, _>(
+            domains
+                .iter()
+                .copied()
+                .map(str::to_owned)
+                .collect::<Vec<_>>(),
+        )
         .load(conn)
         .await?;
     let mut found = Queues::default();
@@ -94,6 +104,7 @@ pub async fn queues(
             requires: requires
                 .map_err(|error| Error::Internal(error.to_string()))?
                 .unwrap_or_default(),
+            start_domain: row.start_domain,
             turn,
         });
     }

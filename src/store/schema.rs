@@ -125,6 +125,12 @@ diesel::table! {
         handing_over -> Bool,
         reserved_for -> Nullable<Text>,
         reserved_until -> Nullable<Timestamptz>,
+        start_domain -> Nullable<Text>,
+        migrating_from_pool -> Nullable<Text>,
+        migrating_from_domain -> Nullable<Text>,
+        start_metadata -> Nullable<Json>,
+        stopping_attempt -> Nullable<Integer>,
+        stopping_lease_until -> Nullable<Timestamptz>,
     }
 }
 

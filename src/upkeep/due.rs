@@ -123,7 +123,7 @@ fn handle(draft: &mut Draft, ctx: &Context<'_>, lease_expires_at: DateTime<Utc>)
     } else if passed(draft.row.phase_deadline_at) {
         draft.time_out(ctx, lease_expires_at);
     } else if passed(draft.row.held_back_until) {
-        draft.release_held_back();
+        draft.release_held_back(ctx);
     }
 }
 

@@ -47,6 +47,9 @@ pub struct Hints {
     /// Whether events have got their positions.
     #[serde(default, rename = "e", skip_serializing_if = "std::ops::Not::not")]
     pub events: bool,
+    /// What became of migrations: counted once it has committed, and of no interest to others.
+    #[serde(skip)]
+    pub migrations: Vec<&'static str>,
 }
 
 impl Hints {
@@ -99,7 +102,8 @@ impl Hints {
     fn add_start(&mut self, row: &SessionRow) {
         let hint = self.pool(&row.agent_pool);
         hint.starts = hint.starts.saturating_add(1);
-        hint.selects |= !row.requires.is_empty() || !row.prefers.is_empty();
+        hint.selects |=
+            !row.requires.is_empty() || !row.prefers.is_empty() || row.start_domain.is_some();
     }
 
     /// The hint of one pool.
@@ -114,6 +118,7 @@ impl Hints {
         }
         self.changed.extend(other.changed);
         self.events |= other.events;
+        self.migrations.extend(other.migrations);
     }
 
     /// Whether there is nothing to say.

@@ -48,6 +48,9 @@ impl Hub {
 
     /// A change has committed here.
     pub fn committed(&self, hints: Hints) {
+        for outcome in &hints.migrations {
+            metrics::counter!("lessor_migrations_total", "outcome" => *outcome).increment(1);
+        }
         if hints.is_empty() {
             return;
         }
