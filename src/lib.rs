@@ -5,7 +5,7 @@
 //! on it (`reports`), does commands on it (`commands`) and tells what else it sees (`inventory`),
 //! until it moves to another agent (`drains`, `rebalance`); all of it leaves history (`events`).
 //! `brake` holds what cannot be undone, `limits` ends what nobody uses, `scaling` says how many
-//! agents are needed. `upkeep` does what happens by itself, `wakeups` says who should look. `store` is the database and no
+//! agents are needed, `import` brings sessions in from another control plane. `upkeep` does what happens by itself, `wakeups` says who should look. `store` is the database and no
 //! feature, `http` the web and no feature.
 
 pub mod agents;
@@ -21,6 +21,7 @@ pub mod error;
 pub mod events;
 pub mod http;
 pub mod idempotency;
+pub mod import;
 pub mod inventory;
 pub mod leases;
 pub mod limits;

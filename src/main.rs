@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lessor::config::{self, Config};
+use lessor::import;
 use lessor::postgres::{GuardArgs, run_guarded_child};
 use lessor::serve::{self, Fatal};
 use lessor::store::migrate;
@@ -31,6 +32,8 @@ enum Command {
     Dev(#[command(flatten)] Config),
     /// Bring the schema of DATABASE_URL up to date, and do nothing else
     Migrate(#[command(flatten)] Config),
+    /// Bring sessions in from another control plane
+    Import(#[command(flatten)] import::cli::Import),
     /// Print the OpenAPI document
     Openapi,
     /// Print every option as a table
@@ -56,6 +59,9 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Command::Import(import) = command {
+        return runtime.block_on(import::cli::run(import));
+    }
     match runtime.block_on(run(command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -102,5 +108,6 @@ async fn run(command: Command) -> Result<(), Fatal> {
             Ok(())
         }
         Command::PostgresGuard(args) => run_guarded_child(&args),
+        Command::Import(_) => Err("`import` has exit codes of its own, and is run apart".into()),
     }
 }

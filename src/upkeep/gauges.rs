@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::app::App;
 use crate::error::Result;
-use crate::{inventory, pools, scaling};
+use crate::{import, inventory, pools, scaling};
 
 /// Sets the gauges.
 ///
@@ -32,6 +32,7 @@ pub async fn run(app: &Arc<App>) -> Result<()> {
             .set(pool.counts.slots.capacity as f64);
     }
     inventory::gauges(app).await?;
+    import::gauges(app).await?;
     for (kind, open, idle) in app.db.usage() {
         metrics::gauge!("lessor_db_connections", "kind" => kind, "state" => "open")
             .set(open as f64);
