@@ -11,6 +11,7 @@ mod drains;
 mod fleet;
 mod hang_ups;
 mod http_input;
+mod import;
 mod inventory;
 mod leasing;
 mod limits;

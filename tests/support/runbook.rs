@@ -14,6 +14,11 @@ const CURL: &str = "curl() { command curl -sS --fail-with-body --max-time 60 \"$
 /// Runs every `sh` block of a page, in order and in one shell, against the server at `url`; gives
 /// what was printed. Panics at the first command that fails, with all that was printed until then.
 pub async fn run(page: &str, url: &str) -> String {
+    run_with(page, url, &[]).await
+}
+
+/// As [`run`], with variables in the environment.
+pub async fn run_with(page: &str, url: &str, variables: &[(&str, &str)]) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("docs")
         .join(page);
@@ -26,6 +31,7 @@ pub async fn run(page: &str, url: &str) -> String {
     );
     let output = Command::new("bash")
         .args(["-o", "pipefail", "-c", &script])
+        .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output()

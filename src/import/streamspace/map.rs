@@ -232,7 +232,6 @@ pub fn map(
             "it does not say when it was made; now is taken".to_owned(),
         );
     }
-    let ended = matches!(state, SessionState::Terminated | SessionState::Failed);
     let (spec, shortened) = spec(row, id);
     if shortened {
         note(
@@ -248,6 +247,12 @@ pub fn map(
             "what is to run does not fit into 64 KiB",
         ));
     }
+    let old_state = row.text("state").unwrap_or_default();
+    // What ends with the import, for a stop that was asked for, ends now.
+    let there = course(&old_state, outline.resource.is_some(), &Commands::default());
+    let ended = there.is_some_and(|there| {
+        matches!(there.state, SessionState::Terminated | SessionState::Failed)
+    });
     let mapped = Mapped {
         old_id: id.to_owned(),
         name,
@@ -274,7 +279,7 @@ pub fn map(
             .find_map(|column| row.time(column))
             .filter(|_| ended),
         last_activity_at: row.time("last_activity"),
-        old_state: row.text("state").unwrap_or_default(),
+        old_state,
     };
     Ok((mapped, notes))
 }
