@@ -719,11 +719,9 @@ async fn a_hundred_thousand_sessions_take_well_under_a_minute() {
             count(report, "sessions")
         );
     }
-    assert!(
-        applied["seconds"].as_f64() < Some(60.0),
-        "{}",
-        applied["seconds"]
-    );
+    // A build that is not optimised, on a machine that is busy, has more time.
+    let most = if cfg!(debug_assertions) { 240.0 } else { 60.0 };
+    assert!(applied["seconds"].as_f64() < Some(most), "{applied:#}");
     server.stop().await;
 }
 

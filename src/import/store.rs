@@ -230,6 +230,18 @@ pub async fn update<T: Serialize + std::fmt::Debug + Send>(
     Ok(written.into_iter().map(|row| row.old_id).collect())
 }
 
+/// Digests of texts, in their order.
+pub async fn digests(conn: &mut Conn, texts: Vec<String>) -> Result<Vec<String>> {
+    let rows: Vec<Name> = Statement::new(
+        "-- import::digests\nSELECT encode(sha256(convert_to(t.text, 'UTF8')), 'hex') AS name \
+         FROM unnest($1) WITH ORDINALITY AS t (text, place) ORDER BY t.place",
+    )
+    .bind::<Array<Text>, _>(texts)
+    .load(conn)
+    .await?;
+    Ok(rows.into_iter().map(|row| row.name).collect())
+}
+
 #[derive(Debug, Serialize)]
 pub struct NewDomain {
     pub pool: String,

@@ -57,9 +57,9 @@ pub struct Mapped {
 }
 
 impl Mapped {
-    /// A digest of it.
-    pub fn fingerprint(&self) -> String {
-        names::digest(&serde_json::to_string(self).unwrap_or_default())
+    /// All that a digest is made of.
+    pub fn digested(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
     }
 }
 
@@ -342,12 +342,14 @@ fn spec(row: &Row, id: &str) -> (String, bool) {
         "template_manifest".to_owned(),
         row.value("template_manifest").clone(),
     );
+    let mut text = serde_json::to_string(&spec).unwrap_or_default();
     let mut shortened = false;
     for column in ["template_manifest", "tags"] {
-        if Value::Object(spec.clone()).to_string().len() > MAX_SPEC_BYTES {
+        if text.len() > MAX_SPEC_BYTES {
             spec.insert(column.to_owned(), Value::Null);
+            text = serde_json::to_string(&spec).unwrap_or_default();
             shortened = true;
         }
     }
-    (Value::Object(spec).to_string(), shortened)
+    (text, shortened)
 }

@@ -51,6 +51,19 @@ const SESSIONS: &[&str] = &[
     "created_at",
     "updated_at",
 ];
+/// Those of them that the survey needs.
+const OUTLINE: &[&str] = &[
+    "id",
+    "state",
+    "platform",
+    "region",
+    "pod_name",
+    "agent_id",
+    "cluster_id",
+    "platform_metadata",
+    "last_activity",
+    "created_at",
+];
 const COMMANDS: &[&str] = &[
     "command_id",
     "agent_id",
@@ -252,6 +265,20 @@ impl Source {
         Ok((of, findings))
     }
 
+    /// What the survey needs of the sessions, by id.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn outlines(
+        &self,
+    ) -> Result<impl Stream<Item = Result<std::result::Result<Row, Finding>>>> {
+        let list = list(OUTLINE, &self.sessions, "t", &self.zone);
+        self.read(format!(
+            "-- import::outlines\nSELECT r.id::text, row_to_json(r)::text FROM (SELECT {list} FROM sessions t) r"
+        ))
+        .await
+    }
+
     /// The sessions, by id, with the newest template that an agent was sent for each. Those that cannot
     /// be read come as findings.
     ///
@@ -291,6 +318,13 @@ impl Source {
             "-- import::sessions\nSELECT r.id::text, row_to_json(r)::text FROM \
              (SELECT {list}{template} FROM sessions t {join} ORDER BY t.id) r"
         );
+        self.read(text).await
+    }
+
+    async fn read(
+        &self,
+        text: String,
+    ) -> Result<impl Stream<Item = Result<std::result::Result<Row, Finding>>> + use<>> {
         let none: [&(dyn ToSql + Sync); 0] = [];
         let rows = self
             .client

@@ -62,7 +62,7 @@ impl Survey {
         let mut keys: BTreeSet<PoolKey> = agents.values().map(|agent| agent.key.clone()).collect();
         let mut owners: HashMap<String, (Rank, String)> = HashMap::new();
         let none = Commands::default();
-        let rows = source.sessions().await?;
+        let rows = source.outlines().await?;
         futures_util::pin_mut!(rows);
         while let Some(row) = rows.next().await {
             // What cannot be read is reported the second time.

@@ -64,17 +64,19 @@ impl Batch<'_> {
         if self.mode == Mode::Verify {
             return verify::compare(conn, batch, self.known, self.source, report).await;
         }
+        let digests = batch.iter().map(Mapped::digested).collect();
+        let digests = store::digests(conn, digests).await?;
         let (mut new, mut changed) = (Vec::new(), Vec::new());
-        for mapped in batch {
+        for (mapped, digest) in batch.into_iter().zip(digests) {
             let Some(known) = self.known.get(&mapped.old_id) else {
-                new.push(mapped);
+                new.push((mapped, digest));
                 continue;
             };
-            let same = known.fingerprint == mapped.fingerprint();
+            let same = known.fingerprint == digest;
             if same && (known.untouched || known.deleted) {
                 report.counts.unchanged += 1;
             } else if known.untouched {
-                changed.push((mapped, known));
+                changed.push((mapped, known, digest));
             } else {
                 report.counts.moved_on += 1;
                 if !same {
@@ -93,17 +95,17 @@ impl Batch<'_> {
     async fn add(
         &self,
         conn: &mut Conn,
-        new: Vec<Mapped>,
+        new: Vec<(Mapped, String)>,
         survey: &Survey,
         report: &mut Report,
     ) -> Result<()> {
         let names: Vec<String> = new
             .iter()
-            .filter_map(|mapped| mapped.name.clone())
+            .filter_map(|(mapped, _)| mapped.name.clone())
             .collect();
         let resources: Vec<String> = new
             .iter()
-            .filter_map(|mapped| mapped.platform_resource_id.clone())
+            .filter_map(|(mapped, _)| mapped.platform_resource_id.clone())
             .collect();
         let taken = store::taken(conn, names, resources).await?;
         let names: HashSet<&str> = taken.iter().filter_map(|row| row.name.as_deref()).collect();
@@ -121,7 +123,7 @@ impl Batch<'_> {
             })
             .collect();
         let mut rows = Vec::new();
-        for mut mapped in new {
+        for (mut mapped, fingerprint) in new {
             let place = (
                 &*mapped.pool,
                 mapped.resource_domain.as_deref(),
@@ -140,7 +142,6 @@ impl Batch<'_> {
                 ));
                 continue;
             }
-            let fingerprint = mapped.fingerprint();
             if mapped
                 .name
                 .as_deref()
@@ -172,16 +173,15 @@ impl Batch<'_> {
     async fn update(
         &self,
         conn: &mut Conn,
-        changed: Vec<(Mapped, &Known)>,
+        changed: Vec<(Mapped, &Known, String)>,
         survey: &Survey,
         report: &mut Report,
     ) -> Result<()> {
         let mut rows = Vec::new();
-        for (mapped, known) in changed {
+        for (mapped, known, fingerprint) in changed {
             let Some(home) = survey.home(&mapped.pool) else {
                 continue;
             };
-            let fingerprint = mapped.fingerprint();
             rows.push(self.row(
                 mapped,
                 known.session_id,
