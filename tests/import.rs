@@ -17,7 +17,7 @@ use crate::support::{TestServer, database, eventually, runbook};
 const TABLES: &str = include_str!("import_source/tables.sql");
 /// A few rows of each kind, every one odd in its way.
 const ODD: &str = include_str!("import_source/odd.sql");
-/// 100,000 sessions of 40 agents.
+/// 100,000 sessions of 40 agents, with every oddity among them now and then.
 const MANY: &str = include_str!("import_source/many.sql");
 
 /// A StreamSpace database.
@@ -666,14 +666,26 @@ async fn agents_of_the_pool_go_on_where_the_old_ones_stood() {
     server.stop().await;
 }
 
+/// How many sessions the great import has: 100,000 where the program is optimised. A debug build takes
+/// some twenty times as long for each, so that it has fewer there unless `LESSOR_TEST_IMPORT` says more.
+fn great() -> i64 {
+    let default = if cfg!(debug_assertions) {
+        10_000
+    } else {
+        100_000
+    };
+    std::env::var("LESSOR_TEST_IMPORT").map_or(default, |text| text.parse().expect("a number"))
+}
+
 #[tokio::test]
-async fn a_hundred_thousand_sessions_take_well_under_a_minute() {
-    let (from, _client) = source(&[TABLES, ODD, MANY]).await;
+async fn a_great_import_takes_well_under_a_minute() {
+    let many = MANY.replace("100000", &great().to_string());
+    let (from, _client) = source(&[TABLES, ODD, &many]).await;
     let server = TestServer::start().await;
     let to = &server.database.url;
     let client = server.database.client().await;
     let dry = report(&from.url, to, &[], 0).await;
-    assert!(count(&dry, "new") > 90_000, "{dry:#}");
+    assert!(count(&dry, "new") > great() * 9 / 10, "{dry:#}");
     let applied = report(&from.url, to, &["--apply"], 0).await;
     let verified = report(&from.url, to, &["--verify"], 0).await;
     let again = report(&from.url, to, &["--apply"], 0).await;
@@ -719,9 +731,7 @@ async fn a_hundred_thousand_sessions_take_well_under_a_minute() {
             count(report, "sessions")
         );
     }
-    // A build that is not optimised, on a machine that is busy, has more time.
-    let most = if cfg!(debug_assertions) { 240.0 } else { 60.0 };
-    assert!(applied["seconds"].as_f64() < Some(most), "{applied:#}");
+    assert!(applied["seconds"].as_f64() < Some(60.0), "{applied:#}");
     server.stop().await;
 }
 
