@@ -231,6 +231,11 @@ async fn every_oddity_is_brought_in_or_reported() {
             "(running,terminated,terminate,t)",
         ),
         (
+            "stop-lost",
+            "state, desired_state",
+            "(terminated,terminated)",
+        ),
+        (
             "stop-pending",
             "state, desired_state",
             "(terminated,terminated)",

@@ -134,7 +134,12 @@ pub fn outline(
     };
     let place = place(row, agents, &defaults.platform, defaults.domain.as_deref());
     if course.state == SessionState::Starting && place.domain.is_none() {
-        (course.state, course.is_somewhere) = (SessionState::Pending, false);
+        // Nobody knows where something of it might be; what is not to run either is over.
+        course.is_somewhere = false;
+        course.state = match course.desired {
+            DesiredState::Terminated => SessionState::Terminated,
+            DesiredState::Running | DesiredState::Hibernated => SessionState::Pending,
+        };
     }
     if course.is_somewhere && place.domain.is_none() {
         let detail = format!(
