@@ -6,7 +6,7 @@
 //! sees (`inventory`), until it moves to another agent (`drains`, `rebalance`) or to another place
 //! (`migrate`); all of it leaves history (`events`). `explain` says why a session waits and `simulate` what
 //! the loss of agents would do; `brake` holds what cannot be undone, `limits` ends what nobody uses,
-//! `scaling` says how many agents are needed. `upkeep` does what happens by itself, `wakeups` says who
+//! `scaling` says how many agents are needed, `import` brings sessions in from another control plane. `upkeep` does what happens by itself, `wakeups` says who
 //! should look. `store` is the database and no feature, `http` the web and no feature.
 
 pub mod agents;
@@ -23,6 +23,7 @@ pub mod events;
 pub mod explain;
 pub mod http;
 pub mod idempotency;
+pub mod import;
 pub mod inventory;
 pub mod leases;
 pub mod limits;

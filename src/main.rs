@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lessor::config::{self, Config};
+use lessor::import;
 use lessor::postgres::{GuardArgs, run_guarded_child};
 use lessor::serve::{self, Fatal};
 use lessor::store::{self, migrate};
@@ -34,6 +35,8 @@ enum Command {
     /// After DATABASE_URL was restored from a backup, and before a server starts on it: end every lease,
     /// and raise every number that fences agents
     RestoreFence(#[command(flatten)] Config),
+    /// Bring sessions in from another control plane
+    Import(#[command(flatten)] import::cli::Import),
     /// Print the OpenAPI document
     Openapi,
     /// Print every option as a table
@@ -59,6 +62,9 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Command::Import(import) = command {
+        return runtime.block_on(import::cli::run(import));
+    }
     match runtime.block_on(run(command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -114,6 +120,7 @@ async fn run(command: Command) -> Result<(), Fatal> {
             Ok(())
         }
         Command::PostgresGuard(args) => run_guarded_child(&args),
+        Command::Import(_) => Err("`import` has exit codes of its own, and is run apart".into()),
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use lessor_client::Paging;
 use lessor_protocol::{
-    AgentVerdict, CordonRequest, DrainRequest, Explain, Labels, NewSession, OnLost, OwnerShare,
-    ProblemCode, ReportedFailure, ReportedState, Session, WaitingFor,
+    AgentVerdict, CordonRequest, DrainRequest, Explain, Labels, Migrate, NewSession, OnLost,
+    OwnerShare, ProblemCode, ReportedFailure, ReportedState, Session, WaitingFor,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -59,6 +59,34 @@ async fn claimed(server: &TestServer, name: &str, domain: &str, labels: Labels) 
     agent.incarnation = registered.expect("it registers").incarnation;
     assert!(agent.claim(1, 0.0).await.is_empty());
     agent
+}
+
+#[tokio::test]
+async fn what_migrates_to_a_domain_can_be_taken_there_alone() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let here = server.agent("here", "p", "d", 9).await;
+    server.session("p").await;
+    let was = here.runs_one().await;
+    claimed(&server, "there", "e", Labels::new()).await;
+    let target = Migrate {
+        resource_domain: Some("e".to_owned()),
+        ..Migrate::default()
+    };
+    let id = was.session.id.to_string();
+    let moved = server.client.migrate_session(&id, &target, None).await;
+    moved.expect("it migrates");
+    sql(
+        &server,
+        "UPDATE sessions SET held_back_until = NULL WHERE state = 'pending'",
+    )
+    .await;
+    let explained = explain(&server, was.session.id).await;
+    use AgentVerdict as V;
+    let expected = BTreeMap::from([("here", V::OtherDomain), ("there", V::Eligible)]);
+    assert_eq!(verdicts(&explained), expected, "{explained:#?}");
+    assert!(detail(&explained, "here").contains("the session's is e"));
+    assert!(here.claim(1, 0.0).await.is_empty());
 }
 
 #[tokio::test]

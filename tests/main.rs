@@ -13,6 +13,7 @@ mod explain;
 mod fleet;
 mod hang_ups;
 mod http_input;
+mod import;
 mod inventory;
 mod leasing;
 mod limits;

@@ -23,7 +23,10 @@ pub fn detail(
         AgentVerdict::OtherDomain => format!(
             "its domain is {}, the session's is {}",
             agent.resource_domain,
-            row.resource_domain.as_deref().unwrap_or("none")
+            row.resource_domain
+                .as_deref()
+                .or(row.start_domain.as_deref())
+                .unwrap_or("none")
         ),
         AgentVerdict::LabelMismatch => {
             details.map_or_else(String::new, |d| missing(&row.requires, &d.labels))

@@ -343,7 +343,10 @@ impl Case<'_> {
                 "uncordon agent {agent}: POST /v1/agents/{agent}/uncordon"
             ));
         }
-        if let Some(domain) = self.needs.and_then(|needs| needs.domain.as_ref()) {
+        if let Some(domain) = self
+            .needs
+            .and_then(|needs| needs.domain.as_ref().or(needs.start_domain.as_ref()))
+        {
             hints.push(format!("start another agent of domain {domain}"));
         } else {
             for agent in named(V::Expired).take(MAX_NAMED) {

@@ -53,6 +53,8 @@ pub struct Needs {
     pub action: Action,
     /// The domain whose agents can do it; none: any agent of the pool.
     pub domain: Option<String>,
+    /// The only domain of which agents may start it, where any agent of the pool could.
+    pub start_domain: Option<String>,
     /// Whether agents of that domain need a free slot for it. Others always do.
     pub needs_slot: bool,
     /// Whether agents of other domains can start it, since its own was given up.
@@ -87,6 +89,7 @@ impl Needs {
         Some(Self {
             action,
             domain: row.resource_domain.clone().filter(|_| reach != Reach::Pool),
+            start_domain: row.start_domain.clone(),
             needs_slot,
             elsewhere: row.is_startable_elsewhere(),
             avoid: later(&row.avoid_agent, row.avoid_until),
@@ -97,6 +100,13 @@ impl Needs {
     /// Whether agents of this domain take it as the work of their domain.
     fn is_of(&self, domain: &str) -> bool {
         self.domain.as_deref() == Some(domain)
+    }
+
+    /// Whether agents of this domain may start it, as far as its migration says.
+    fn may_start_in(&self, domain: &str) -> bool {
+        self.start_domain
+            .as_deref()
+            .is_none_or(|only| only == domain)
     }
 
     /// Whether any agent of the pool may start it, with the labels that it requires.
@@ -133,7 +143,7 @@ pub fn verdict(
         V::Expired
     } else if agent.scheduling != Scheduling::Active && !ends {
         V::Cordoned
-    } else if !own && !needs.is_for_all() {
+    } else if !own && !(needs.is_for_all() && needs.may_start_in(&agent.resource_domain)) {
         V::OtherDomain
     } else if !own && lacks_labels {
         V::LabelMismatch

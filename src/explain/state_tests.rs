@@ -37,6 +37,7 @@ fn start() -> Needs {
     Needs {
         action: Action::Start,
         domain: None,
+        start_domain: None,
         needs_slot: true,
         elsewhere: false,
         avoid: None,
@@ -319,6 +320,7 @@ proptest! {
         let needs = Needs {
             action,
             domain: (!by_pool).then(|| "d".to_owned()),
+            start_domain: None,
             needs_slot,
             elsewhere,
             avoid: named(names[avoid]),

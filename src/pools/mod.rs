@@ -148,6 +148,15 @@ pub async fn put(
         .await
 }
 
+/// Makes a pool in a transaction of the caller's.
+///
+/// # Errors
+/// `Invalid`, `Retry` when it has been made meanwhile.
+pub async fn add(conn: &mut crate::store::Conn, name: &str, spec: &PoolSpec) -> Result<()> {
+    check(name, spec)?;
+    store::insert(conn, name, spec).await
+}
+
 async fn replace(
     conn: &mut crate::store::Conn,
     row: store::PoolRow,

@@ -30,7 +30,7 @@ mod wait;
 mod wants;
 mod write;
 
-pub use create::{NewOf, create};
+pub use create::{MAX_LIMIT_SECONDS, NewOf, create};
 pub use draft::{Assignee, Context, Draft, backoff, duration, system};
 pub use list::{SessionFilter, list};
 pub use migration::{Destination, Way};

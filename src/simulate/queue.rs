@@ -80,7 +80,7 @@ pub struct Queues<'a> {
     live_of: HashMap<&'a str, Vec<usize>>,
     /// By domain: the line of those that take anything there, and of them that with a free slot.
     of_domain: HashMap<String, (usize, usize)>,
-    by_selector: HashMap<(Labels, Labels), usize>,
+    by_selector: HashMap<(Option<String>, Labels, Labels), usize>,
     too_many: bool,
 }
 
@@ -201,9 +201,19 @@ impl<'a> Queues<'a> {
         self.give_next(if needs_slot { lines.1 } else { lines.0 }, uses_slot)
     }
 
-    /// Gives the next agent with these labels and a free slot a session, if there is one.
-    pub fn give_anywhere(&mut self, requires: &Labels, prefers: &Labels) -> Anywhere {
-        let key = (requires.clone(), prefers.clone());
+    /// Gives the next agent with these labels and a free slot a session, if there is one; of a domain,
+    /// or of any.
+    pub fn give_anywhere(
+        &mut self,
+        domain: Option<&str>,
+        requires: &Labels,
+        prefers: &Labels,
+    ) -> Anywhere {
+        let key = (
+            domain.map(ToOwned::to_owned),
+            requires.clone(),
+            prefers.clone(),
+        );
         let line = match self.by_selector.get(&key) {
             Some(line) => *line,
             None if self.by_selector.len() >= MAX_SELECTORS => {
@@ -219,6 +229,7 @@ impl<'a> Queues<'a> {
                 let able: Vec<_> = (0..self.agents.len())
                     .map(|at| (at, &self.agents[at]))
                     .filter(|(_, agent)| agent.live && lacks(agent, requires) == 0)
+                    .filter(|(_, agent)| domain.is_none_or(|d| agent.resource_domain == d))
                     .map(|(at, agent)| (at, lacks(agent, prefers)))
                     .collect();
                 let line = self.add_line(true, &able);

@@ -61,6 +61,8 @@ pub struct Affected {
     pub queued_at: DateTime<Utc>,
     /// Until when it is held back.
     pub held_back_until: Option<DateTime<Utc>>,
+    /// The only domain of which agents may start it.
+    pub start_domain: Option<String>,
     /// Labels that an agent must have to start it.
     pub requires: Labels,
     /// Labels that it should have.
@@ -299,9 +301,17 @@ fn anywhere(
     if left.is_some_and(|left| left <= 0) {
         return Err("its owner has as many sessions running as max_running allows".to_owned());
     }
-    match queues.give_anywhere(&session.requires, &session.prefers) {
+    match queues.give_anywhere(
+        session.start_domain.as_deref(),
+        &session.requires,
+        &session.prefers,
+    ) {
         Anywhere::To(to) => Ok(to),
         Anywhere::Full => Err("no agent that could start it has a free slot".to_owned()),
+        Anywhere::NoAgent if session.start_domain.is_some() => Err(format!(
+            "no live agent of its domain {} that is not cordoned could start it",
+            session.start_domain.as_deref().unwrap_or_default()
+        )),
         Anywhere::NoAgent if session.requires.is_empty() => {
             Err("the pool would have no live agent that is not cordoned".to_owned())
         }

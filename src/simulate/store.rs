@@ -17,7 +17,7 @@ use crate::store::{Conn, LabelsColumn, Statement, Word};
 /// Selectors are told only where there are any, since most sessions have none.
 const COLUMNS: &str = "s.id, s.assigned_agent_id AS holder, s.resource_domain, s.state, \
 s.desired_state, s.domain_lost, s.owner, s.priority, s.queued_at, s.held_back_until, \
-nullif(s.requires, '{}') AS requires, nullif(s.prefers, '{}') AS prefers";
+s.start_domain, nullif(s.requires, '{}') AS requires, nullif(s.prefers, '{}') AS prefers";
 
 #[derive(diesel::QueryableByName)]
 struct AgentRow {
@@ -95,6 +95,8 @@ struct Row {
     queued_at: DateTime<Utc>,
     #[diesel(sql_type = Nullable<Timestamptz>)]
     held_back_until: Option<DateTime<Utc>>,
+    #[diesel(sql_type = Nullable<Text>)]
+    start_domain: Option<String>,
     #[diesel(sql_type = Nullable<Jsonb>)]
     requires: Option<serde_json::Value>,
     #[diesel(sql_type = Nullable<Jsonb>)]
@@ -120,6 +122,7 @@ impl Row {
             priority: self.priority,
             queued_at: self.queued_at,
             held_back_until: self.held_back_until,
+            start_domain: self.start_domain,
             requires: labels(self.requires)?,
             prefers: labels(self.prefers)?,
         })

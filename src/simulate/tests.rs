@@ -33,6 +33,7 @@ fn runs(n: u64, domain: &str) -> Affected {
         priority: 0,
         queued_at: DateTime::from_timestamp(i64::try_from(n).unwrap_or(0), 0).expect("a time"),
         held_back_until: None,
+        start_domain: None,
         requires: Labels::new(),
         prefers: Labels::new(),
     }
@@ -173,6 +174,25 @@ fn starts_go_by_labels_priority_and_limits() {
             "no live agent that is not cordoned has tpu=yes",
         ])
     );
+    // A migration's target is the only domain in which it may be started.
+    let mut there = agent("there", "e", (0, 1));
+    there.live = true;
+    let bound = |n| Affected {
+        start_domain: Some("e".to_owned()),
+        ..waits(n)
+    };
+    let fleet_of_two = [agent("here", "d", (0, 9)), there];
+    let plan = planned(&fleet_of_two, vec![bound(0), bound(1)], OnLost::Wait);
+    assert_eq!(targets(&plan), ["there"]);
+    assert_eq!(
+        plan.waiting[0].reason,
+        "no agent that could start it has a free slot"
+    );
+    let plan = planned(&fleet_of_two[..1], vec![bound(0)], OnLost::Wait);
+    assert!(
+        plan.waiting[0].reason.contains("of its domain e"),
+        "{plan:?}"
+    );
     // What prefers labels goes where they are, and an owner gets no more than it may.
     let mine = |n| Affected {
         owner: Some("o".to_owned()),
@@ -302,6 +322,7 @@ proptest! {
                 resource_domain: up.then(|| format!("d{domain}")),
                 state,
                 desired: [DesiredState::Running, DesiredState::Hibernated, DesiredState::Terminated][*desired],
+                start_domain: None,
                 requires: labels(*gpu),
                 priority: *priority,
                 ..runs(n as u64, "d")

@@ -51,6 +51,16 @@ pub(super) async fn diesel(url: &str) -> ConnectionResult<AsyncPgConnection> {
     AsyncPgConnection::try_from_client_and_connection(client, connection).await
 }
 
+/// A connection of its own, for what takes longer than a pool's patience.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn dedicated(url: &str) -> Result<AsyncPgConnection> {
+    diesel(url).await.map_err(|error| {
+        Error::DatabaseUnavailable(format!("Lessor's database, {}: {error}", describe(url)))
+    })
+}
+
 /// One TLS set-up for the process: reading the system's certificates takes milliseconds.
 pub(super) fn tls() -> Result<MakeRustlsConnect> {
     static TLS: OnceLock<std::result::Result<MakeRustlsConnect, String>> = OnceLock::new();

@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use crate::error::{Error, Result};
 
 pub use columns::{AsJson, JsonText, LabelsColumn, MaybeJson, MaybeJsonText, MaybeWord, Word};
-pub use connect::{client, describe};
+pub use connect::{client, dedicated, describe};
 pub use statement::Statement;
 pub use turn::try_turn;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::app::App;
 use crate::error::Result;
-use crate::{events, inventory, pools, scaling};
+use crate::{events, import, inventory, pools, scaling};
 
 /// Sets the gauges.
 ///
@@ -33,6 +33,7 @@ pub async fn run(app: &Arc<App>) -> Result<()> {
     }
     inventory::gauges(app).await?;
     events::gauges(app).await?;
+    import::gauges(app).await?;
     for (kind, open, idle) in app.db.usage() {
         metrics::gauge!("lessor_db_connections", "kind" => kind, "state" => "open")
             .set(open as f64);

@@ -12,4 +12,4 @@ mod wire;
 pub use hints::{Hints, PoolHint};
 pub use hub::{Hub, Wake};
 pub use watch::Watchers;
-pub use wire::run as carry;
+pub use wire::{look_everywhere, run as carry};

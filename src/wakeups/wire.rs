@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use diesel_async::RunQueryDsl as _;
 use futures_util::{Stream, StreamExt as _, stream};
 use tokio::sync::mpsc;
 use tokio_postgres::AsyncMessage;
@@ -118,6 +119,19 @@ async fn talk(
             }
         }
     }
+}
+
+/// Tells every server to look everywhere, for those who change the database without being one.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn look_everywhere(conn: &mut store::Conn) -> Result<()> {
+    store::Statement::new("-- wakeups::look_everywhere\nSELECT pg_notify($1, $2)")
+        .bind::<diesel::sql_types::Text, _>(CHANNEL)
+        .bind::<diesel::sql_types::Text, _>(everything(uuid::Uuid::new_v4()))
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 type Incoming = std::result::Result<AsyncMessage, tokio_postgres::Error>;

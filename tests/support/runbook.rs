@@ -14,10 +14,15 @@ const CURL: &str = "curl() { command curl -sS --fail-with-body --max-time 60 \"$
 /// Runs every `sh` block of a page, in order and in one shell, against the server at `url`; gives
 /// what was printed. Panics at the first command that fails, with all that was printed until then.
 pub async fn run(page: &str, url: &str) -> String {
+    run_with(page, url, &[]).await
+}
+
+/// As [`run`], with variables in the environment.
+pub async fn run_with(page: &str, url: &str, variables: &[(&str, &str)]) -> String {
     let blocks = blocks(&text(page));
     assert!(!blocks.is_empty(), "docs/{page} has no `sh` block");
     let lines = blocks.join("\n").replace(ADDRESS, url);
-    type_in(page, &lines, Path::new("."), &[]).await
+    type_in(page, &lines, Path::new("."), variables).await
 }
 
 /// As [`run`], the blocks of a page that have a word in them, in a folder and with these variables.

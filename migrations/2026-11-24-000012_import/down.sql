@@ -1,0 +1,1 @@
+DROP TABLE imported_domains, imported_pools, imported_sessions, imports;
