@@ -1167,6 +1167,24 @@ fn nobody_but_the_sequencer_writes_into_the_stream() {
 }
 
 #[tokio::test]
+async fn what_waits_for_a_position_is_measured() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    server.sessions("p", 10).await;
+    eventually("all have their positions", || async {
+        server.find_metric("lessor_events_unsequenced").await == Some(0.0)
+            && server.metric("lessor_events_lag_seconds").await == 0.0
+            && server.metric("lessor_events_sequenced_total").await >= 10.0
+    })
+    .await;
+    // Tasks that fail are run again for ever, and nobody sees it but by this.
+    let text = reqwest::get(format!("{}/metrics", server.url)).await;
+    let text = text.expect("metrics").text().await.expect("text");
+    assert!(!text.contains("lessor_upkeep_failures_total"), "{text}");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn the_page_does_what_it_says() {
     let server = TestServer::start().await;
     server.pool("local", |_| {}).await;

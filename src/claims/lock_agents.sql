@@ -1,6 +1,7 @@
 -- claims::lock_agents
 -- The agents that can take work, locked in key order. What is read here is the locked row: an
--- expiry, a cordon or a newer claim that committed before is seen.
+-- expiry, a cordon or a newer claim that committed before is seen. The pool is written so that no
+-- index serves it: without statistics the planner would read all agents of the pool for a few names.
 SELECT a.name, a.resource_domain, a.incarnation, a.live, a.claim_number, a.capacity, a.slots_used,
     a.scheduling, a.passed_over_until, a.labels, now() AS now,
     a.cordoned AND NOT EXISTS (SELECT FROM agents o
@@ -10,6 +11,6 @@ SELECT a.name, a.resource_domain, a.incarnation, a.live, a.claim_number, a.capac
         AS has_commands,
     ARRAY(SELECT l.session_id FROM lost_holds l WHERE l.agent = a.name AND l.incarnation = a.incarnation) AS lost
 FROM agents a
-WHERE a.name = ANY($1) AND a.pool = $2
+WHERE a.name = ANY($1) AND a.pool || '' = $2
 ORDER BY a.name
 FOR NO KEY UPDATE OF a

@@ -121,7 +121,7 @@ pub struct Backlog {
 /// What waits for its position.
 pub async fn backlog(conn: &mut Conn) -> Result<Backlog> {
     let text = "-- events::backlog\n\
-        SELECT (SELECT count(*) FROM (SELECT FROM event_inbox LIMIT 100000) AS some) AS events, \
+        SELECT (SELECT count(*) FROM (SELECT FROM event_inbox LIMIT 100000) AS x) AS events, \
         coalesce((SELECT greatest(0, extract(epoch FROM clock_timestamp() - i.at)) \
             FROM event_inbox i ORDER BY i.id LIMIT 1), 0)::double precision AS seconds";
     Ok(Statement::new(text).get_result(conn).await?)
