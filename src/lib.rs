@@ -4,6 +4,7 @@
 //! (`pools`), claimed (`claims`) in its owner's turn (`shares`) by an agent (`agents`) under its lease (`leases`), which reports
 //! on it (`reports`), does commands on it (`commands`) and tells what else it sees (`inventory`),
 //! until it moves to another agent (`drains`, `rebalance`); all of it leaves history (`events`).
+//! `bulk` does to many what is done to one;
 //! `explain` says why a session waits and `simulate` what the loss of agents would do;
 //! `brake` holds what cannot be undone, `limits` ends what nobody uses, `scaling` says how many
 //! agents are needed. `upkeep` does what happens by itself, `wakeups` says who should look. `store` is the database and no
@@ -13,6 +14,7 @@ pub mod agents;
 pub mod api;
 pub mod app;
 pub mod brake;
+pub mod bulk;
 pub mod claims;
 pub mod commands;
 pub mod config;

@@ -8,14 +8,17 @@
 //!
 //! What this room does not do: decide who gets a session (`claims`), or end leases (`leases`).
 
+mod changes;
 mod create;
 mod draft;
+mod filter;
 mod handover;
 mod history;
 pub mod http;
 mod inventory;
 mod limits;
 mod list;
+mod many;
 mod reporting;
 mod row;
 mod show;
@@ -28,9 +31,12 @@ mod wait;
 mod wants;
 mod write;
 
+pub use changes::{Change, Ending};
 pub use create::{NewOf, create};
 pub use draft::{Assignee, Context, Draft, backoff, duration, system};
-pub use list::{SessionFilter, list};
+pub use filter::SessionFilter;
+pub use list::list;
+pub use many::{Many, Step};
 pub use reporting::is_valid as report_is_valid;
 pub use row::SessionRow;
 pub use state::{DOMAIN_WORK, Next, Reach, Situation, allowed, next};
