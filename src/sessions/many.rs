@@ -172,7 +172,7 @@ impl Many {
         rows: Vec<SessionRow>,
         actor: &Actor,
     ) -> Result<Vec<Draft>> {
-        let now = store::now(conn).await?;
+        let now = store::now_that_all_is_locked(conn).await?;
         let mut rules = BTreeMap::new();
         for row in &rows {
             if !rules.contains_key(&row.agent_pool) {

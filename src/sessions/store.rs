@@ -66,20 +66,31 @@ pub async fn lock_assigned_to(conn: &mut Conn, agents: &[String]) -> Result<Vec<
         .await?)
 }
 
+#[derive(QueryableByName)]
+struct Now {
+    #[diesel(sql_type = Timestamptz)]
+    now: DateTime<Utc>,
+}
+
 /// The database's time in this transaction.
 ///
 /// # Errors
 /// When the database refuses.
 pub async fn now(conn: &mut Conn) -> Result<DateTime<Utc>> {
-    #[derive(QueryableByName)]
-    struct Now {
-        #[diesel(sql_type = Timestamptz)]
-        now: DateTime<Utc>,
-    }
     Ok(Statement::new("-- store::now\nSELECT now() AS now")
         .get_result::<Now>(conn)
         .await?
         .now)
+}
+
+/// The time now that every lock was had. Where another transaction was waited for, what that one
+/// began is then not ended before its beginning, as it would be by the time at which this one began.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn now_that_all_is_locked(conn: &mut Conn) -> Result<DateTime<Utc>> {
+    let text = "-- sessions::now_that_all_is_locked\nSELECT clock_timestamp() AS now";
+    Ok(Statement::new(text).get_result::<Now>(conn).await?.now)
 }
 
 /// A session by its id or its name.

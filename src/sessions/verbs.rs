@@ -189,7 +189,7 @@ where
                 if !preconditions.if_match_ok(Some(row.version)) {
                     return Err(Error::VersionMismatch(row.version));
                 }
-                let now = store::now(conn).await?;
+                let now = store::now_that_all_is_locked(conn).await?;
                 let rules = pools::rules(conn, &row.agent_pool).await?;
                 let ctx = Context {
                     now,
