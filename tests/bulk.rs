@@ -674,13 +674,14 @@ async fn what_is_wrong_is_refused_with_its_place() {
     server.stop().await;
 }
 
-/// So many sessions that wait, each with its number as a label.
+/// So many sessions that wait, each with its number as a label, older than any that is created.
 fn waiting(count: usize) -> String {
     format!(
         "INSERT INTO sessions (id, agent_pool, platform, spec, desired_state, state, restart, labels,
             created_at, updated_at, queued_at)
-        SELECT gen_random_uuid(), 'p', 'process', '{{}}', 'running', 'pending', 'on_failure',
-            jsonb_build_object('n', n::text), now(), now(), now() + n * interval '1 microsecond'
+        SELECT ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'p', 'process', '{{}}',
+            'running', 'pending', 'on_failure', jsonb_build_object('n', n::text), now(), now(),
+            now() + n * interval '1 microsecond'
         FROM generate_series(1, {count}) n"
     )
 }
@@ -723,14 +724,20 @@ async fn what_is_more_than_a_call_does_is_left_for_the_next() {
     assert_eq!(count(&server, hibernated).await, 10_700);
     let told = "SELECT count(*) FROM events WHERE kind = 'session.desired_changed'";
     assert_eq!(count(&server, told).await, 10_700);
-    // The limit comes with the last of them: there is no more.
+    // Where the limit comes with the last of them, there is no more.
     sql(
         &server,
-        "DELETE FROM sessions WHERE id > (SELECT id FROM sessions ORDER BY id OFFSET 499 LIMIT 1)",
+        "DELETE FROM sessions WHERE (labels->>'n')::int > 10000",
     )
     .await;
-    let run = act(&server, &BulkRequest::new(BulkAction::Run, in_pool("p"))).await;
-    assert_eq!(numbers(&run), (500, 500, false));
+    let request = BulkRequest::new(BulkAction::Run, in_pool("p"));
+    let mut changed = 0;
+    while changed < 10_000 {
+        let done = act(&server, &request).await;
+        assert!(done.changed > 0, "{done:?}");
+        changed += done.changed;
+        assert_eq!(done.more, changed < 10_000, "{}", done.changed);
+    }
     server.stop().await;
 }
 
@@ -835,6 +842,8 @@ async fn a_client_that_hangs_up_does_not_end_it() {
     waits_for_a_lock(&server).await;
     let ended = "SELECT count(*) FROM sessions WHERE state = 'terminated'";
     assert_eq!(count(&server, ended).await, 500);
+    // What is created now is left for the next call.
+    let new = server.session("p").await.id;
     bulk.abort();
     assert!(bulk.await.is_err_and(|error| error.is_cancelled()));
     holder.batch_execute("COMMIT").await.expect("unlocked");
@@ -842,7 +851,11 @@ async fn a_client_that_hangs_up_does_not_end_it() {
         count(&server, ended).await == 1_200
     })
     .await;
-    server.stop().await;
+    // It was the last of it: stopping waits for the call.
+    server.app.begin_stop();
+    server.app.finish().await;
+    let left = format!("SELECT version FROM sessions WHERE id = '{new}'");
+    assert_eq!(count(&server, &left).await, 1);
 }
 
 /// Twenty thousand sessions that a fleet works on, ended by two calls at a time at two servers.
