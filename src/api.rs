@@ -18,8 +18,8 @@ use crate::app::App;
 use crate::error::Error;
 use crate::http::AdminToken;
 use crate::{
-    agents, brake, claims, commands, drains, events, explain, http, inventory, migrate, pools,
-    rebalance, reports, scaling, sessions, shares, simulate,
+    agents, brake, bulk, claims, commands, drains, events, explain, http, inventory, migrate,
+    pools, rebalance, reports, scaling, sessions, shares, simulate,
 };
 
 pub use document::{openapi, text};
@@ -47,6 +47,7 @@ fn v1(app: Option<&Arc<App>>) -> OpenApiRouter<Arc<App>> {
         .merge(brake::http::routes())
         .merge(scaling::http::routes())
         .merge(agents::http::routes())
+        .merge(bulk::http::routes())
         .merge(drains::http::routes())
         .merge(rebalance::http::routes())
         .merge(reports::http::routes())

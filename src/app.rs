@@ -199,6 +199,18 @@ fn count_from_zero() {
     for limit in crate::limits::Limit::ALL {
         metrics::counter!("lessor_session_limits_total", "limit" => limit.as_str()).absolute(0);
     }
+    for waiting_for in lessor_protocol::WaitingFor::ALL {
+        let waiting_for = waiting_for.as_str();
+        metrics::counter!("lessor_explanations_total", "waiting_for" => waiting_for).absolute(0);
+    }
+    for fits in ["true", "false"] {
+        metrics::counter!("lessor_simulations_total", "fits" => fits).absolute(0);
+    }
+    let bulk = lessor_protocol::BulkAction::ALL.iter().map(|a| a.as_str());
+    let agents = lessor_protocol::AgentBulkAction::ALL;
+    for action in bulk.chain(agents.iter().map(|a| a.as_str())) {
+        metrics::counter!("lessor_bulk_changed_total", "action" => action).absolute(0);
+    }
     for status in lessor_protocol::CommandStatus::ALL {
         metrics::counter!("lessor_commands_total", "status" => status.as_str()).absolute(0);
     }

@@ -5,14 +5,16 @@
 //! (`leases`), which reports on it (`reports`), does commands on it (`commands`) and tells what else it
 //! sees (`inventory`), until it moves to another agent (`drains`, `rebalance`) or to another place
 //! (`migrate`); all of it leaves history (`events`). `explain` says why a session waits and `simulate` what
-//! the loss of agents would do; `brake` holds what cannot be undone, `limits` ends what nobody uses,
-//! `scaling` says how many agents are needed, `import` brings sessions in from another control plane. `upkeep` does what happens by itself, `wakeups` says who
-//! should look. `store` is the database and no feature, `http` the web and no feature.
+//! the loss of agents would do; `bulk` does to many what is done to one; `brake` holds what cannot be
+//! undone, `limits` ends what nobody uses, `scaling` says how many agents are needed, `import` brings
+//! sessions in from another control plane. `upkeep` does what happens by itself, `wakeups` says who should
+//! look. `store` is the database and no feature, `http` the web and no feature.
 
 pub mod agents;
 pub mod api;
 pub mod app;
 pub mod brake;
+pub mod bulk;
 pub mod claims;
 pub mod commands;
 pub mod config;

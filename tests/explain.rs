@@ -544,12 +544,19 @@ async fn a_drain_explains_what_it_waits_for() {
             "{item:#?}"
         );
     }
+    let counted = async |what: WaitingFor| {
+        let line = format!("lessor_explanations_total{{waiting_for=\"{what}\"}}");
+        server.metric(&line).await
+    };
+    assert_eq!(counted(WaitingFor::Agent).await, 3.0);
+    assert_eq!(counted(WaitingFor::Report).await, 0.0);
     // One comes, so the holder is asked to let go.
     claimed(&server, "two", "d", Labels::new()).await;
     eventually("the holder is asked", || async {
         explain(&server, ids[0]).await.waiting_for == WaitingFor::Report
     })
     .await;
+    assert!(counted(WaitingFor::Report).await >= 1.0);
     let explained = explain(&server, ids[0]).await;
     assert_eq!(explained.next_attempt_at, Some(drain.deadline_at));
     assert!(

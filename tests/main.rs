@@ -4,6 +4,7 @@ mod support;
 
 mod adoption;
 mod brake;
+mod bulk;
 mod claiming;
 mod commands;
 mod documents;

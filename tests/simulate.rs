@@ -9,7 +9,7 @@ use lessor_protocol::{
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::checks::refused;
+use crate::support::checks::{dump, refused};
 use crate::support::{TestAgent, TestServer, database, runbook};
 
 async fn simulate(server: &TestServer, lose: &[&str]) -> Simulation {
@@ -77,6 +77,11 @@ async fn sessions_of_a_lost_agent_go_to_the_others_of_its_domain() {
     drop(three);
     let lost = simulate(&server, &["one"]).await;
     assert!(lost.fits);
+    let counted = async |fits: bool| {
+        let line = format!("lessor_simulations_total{{fits=\"{fits}\"}}");
+        server.metric(&line).await
+    };
+    assert_eq!((counted(true).await, counted(false).await), (3.0, 0.0));
     assert_eq!(moves(&lost), [(Some("one"), "two"); 2]);
     assert_eq!(
         lost.moves[1].reason,
@@ -94,6 +99,7 @@ async fn sessions_of_a_lost_agent_go_to_the_others_of_its_domain() {
         (false, 0, 2)
     );
     assert!(lost.waiting[0].reason.contains("cordoned"), "{lost:#?}");
+    assert_eq!((counted(true).await, counted(false).await), (3.0, 1.0));
     server.stop().await;
 }
 
@@ -241,23 +247,6 @@ async fn agents_that_are_not_of_the_pool_are_refused_with_their_place() {
         ProblemCode::PoolNotFound
     );
     server.stop().await;
-}
-
-/// Every row of every table that a session could be in, but for what upkeep writes by itself.
-async fn dump(client: &tokio_postgres::Client) -> String {
-    let tables =
-        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
-        AND relname NOT IN ('pulse', '__diesel_schema_migrations') ORDER BY relname";
-    let mut all = String::new();
-    for table in client.query(tables, &[]).await.expect("tables") {
-        let table: String = table.get(0);
-        let text = format!(
-            "SELECT coalesce(string_agg(t::text, E'\\n' ORDER BY t::text), '') FROM {table} t"
-        );
-        let rows: String = client.query_one(&text, &[]).await.expect("rows").get(0);
-        all += &format!("{table}\n{rows}\n");
-    }
-    all
 }
 
 #[tokio::test]

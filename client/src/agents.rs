@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use lessor_protocol::{
-    Agent, Availability, Claim, Claimed, CordonRequest, Heartbeat, Inventory, Labels, Leftover,
-    LeftoverKind, Page, Register, Registered, Renewed, ReportResults, Reports, Scheduling,
-    Verdicts,
+    Agent, AgentBulk, AgentBulkRequest, Availability, Claim, Claimed, CordonRequest, Heartbeat,
+    Inventory, Labels, Leftover, LeftoverKind, Page, Register, Registered, Renewed, ReportResults,
+    Reports, Scheduling, Verdicts,
 };
 use reqwest::Method;
 
-use crate::client::{Call, Client, POLL_MARGIN, Paging};
+use crate::client::{BULK_TIMEOUT, Call, Client, POLL_MARGIN, Paging};
 use crate::error::Error;
 
 /// Which agents to list; what is left out does not narrow it.
@@ -170,6 +170,19 @@ impl Client {
         filter.paging.query(&mut query);
         self.fetch(Call::new(Method::GET, &["leftovers"]).query(query))
             .await
+    }
+
+    /// Acts on every agent that a filter matches; repeat it while its answer says `more`.
+    ///
+    /// # Errors
+    /// See [`Error`]; what was done before an error stays done, and the call can be repeated.
+    pub async fn bulk_agents(&self, body: &AgentBulkRequest) -> Result<AgentBulk, Error> {
+        self.fetch(
+            Call::new(Method::POST, &["agents", "bulk"])
+                .json(body)?
+                .timeout(BULK_TIMEOUT),
+        )
+        .await
     }
 
     /// Gives an agent no new sessions.

@@ -11,6 +11,8 @@ use crate::Error;
 
 /// The service bounds its own waits for the database at 5 s; three times that is a dead call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// A bulk call begins nothing after 8 s, and has its waits for the database beside.
+pub(crate) const BULK_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a long poll may take beyond the time it asked to wait.
 pub(crate) const POLL_MARGIN: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

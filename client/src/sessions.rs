@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use lessor_protocol::{
-    CreatedSessions, DesiredState, Event, Labels, LedgerItem, Migrate, NewSession, NewSessions,
-    Page, Session, SessionPatch, SessionState,
+    Bulk, BulkRequest, CreatedSessions, DesiredState, Event, Labels, LedgerItem, Migrate,
+    NewSession, NewSessions, Page, Session, SessionPatch, SessionState,
 };
 use reqwest::Method;
 
 use crate::agents::{push, push_labels};
-use crate::client::{Call, Client, POLL_MARGIN, Paging};
+use crate::client::{BULK_TIMEOUT, Call, Client, POLL_MARGIN, Paging};
 use crate::error::Error;
 
 /// Which sessions to list; what is left out does not narrow it.
@@ -112,6 +112,19 @@ impl Client {
     ) -> Result<CreatedSessions, Error> {
         let call = Call::new(Method::POST, &["sessions", "batch"]).json(body)?;
         self.fetch(call.idempotency_key(idempotency_key)).await
+    }
+
+    /// Acts on every session that a filter matches; repeat it while its answer says `more`.
+    ///
+    /// # Errors
+    /// See [`Error`]; what was done before an error stays done, and the call can be repeated.
+    pub async fn bulk_sessions(&self, body: &BulkRequest) -> Result<Bulk, Error> {
+        self.fetch(
+            Call::new(Method::POST, &["sessions", "bulk"])
+                .json(body)?
+                .timeout(BULK_TIMEOUT),
+        )
+        .await
     }
 
     /// A page of the sessions.

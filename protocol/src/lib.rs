@@ -8,11 +8,13 @@
 //! What this crate does not do: validate values (the service does) or talk to anything.
 
 mod agents;
+mod bulk;
 mod claims;
 mod commands;
 mod drains;
 mod events;
 mod explain;
+mod filter;
 mod inventory;
 mod merge;
 mod page;
@@ -28,11 +30,13 @@ mod simulate;
 mod words;
 
 pub use agents::*;
+pub use bulk::*;
 pub use claims::*;
 pub use commands::*;
 pub use drains::*;
 pub use events::*;
 pub use explain::*;
+pub use filter::*;
 pub use inventory::*;
 pub use page::*;
 pub use pools::*;

@@ -3,26 +3,15 @@
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
-use lessor_protocol::{Agent, Availability, Labels, Scheduling};
+use lessor_protocol::Agent;
 use serde::{Deserialize, Serialize};
 
+use super::filter::AgentFilter;
 use super::row::AgentRow;
 use super::store;
 use crate::app::App;
 use crate::error::Result;
-use crate::store::LabelsColumn;
 use crate::store::schema::agents;
-
-/// Which agents to list; what is left out filters nothing.
-#[derive(Clone, Debug, Default)]
-#[allow(missing_docs, reason = "named as the fields")]
-pub struct AgentFilter {
-    pub pool: Option<String>,
-    pub availability: Option<Availability>,
-    pub scheduling: Option<Scheduling>,
-    pub resource_domain: Option<String>,
-    pub labels: Labels,
-}
 
 /// Where a page of agents ends.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,22 +61,7 @@ pub async fn list(
                             .and(dsl::name.lt(after.name))),
                     );
                 }
-                if let Some(pool) = filter.pool {
-                    query = query.filter(dsl::pool.eq(pool));
-                }
-                if let Some(availability) = filter.availability {
-                    query = query.filter(dsl::live.eq(availability == Availability::Live));
-                }
-                if let Some(scheduling) = filter.scheduling {
-                    query = query.filter(dsl::scheduling.eq(scheduling.as_str()));
-                }
-                if let Some(domain) = filter.resource_domain {
-                    query = query.filter(dsl::resource_domain.eq(domain));
-                }
-                if !filter.labels.is_empty() {
-                    query = query.filter(dsl::labels.contains(LabelsColumn(filter.labels)));
-                }
-                let rows: Vec<AgentRow> = query.load(conn).await?;
+                let rows: Vec<AgentRow> = filter.narrow(query).load(conn).await?;
                 store::shown(conn, rows).await
             })
         })

@@ -6,9 +6,11 @@
 //!   capacity and labels: a retried PUT is harmless.
 //! - What a registration does not hold is released in its own transaction: nothing runs unwatched.
 
+mod filter;
 mod goodbye;
 pub mod http;
 mod list;
+mod many;
 mod register;
 mod row;
 mod store;
@@ -25,9 +27,12 @@ use crate::app::App;
 use crate::drains;
 use crate::error::{Error, Result};
 use crate::sessions::{self, Context, Draft};
+use crate::store::Conn;
 use crate::wakeups::Hints;
 
-pub use list::{AgentFilter, list};
+pub use filter::AgentFilter;
+pub use list::list;
+pub use many::{AgentChange, ManyAgents};
 pub use row::{AgentRow, fence};
 // What other rooms lock and record inside their own transactions.
 pub(crate) use store::{lock, lock_one, record};
@@ -189,17 +194,7 @@ async fn change_cordon(
                 let is_over = before.cordon_until.is_some_and(|until| until <= now);
                 let stays = only_if_over && (!is_over || before.scheduling == Scheduling::Draining);
                 if (before.cordoned || cordon.is_some()) && !stays {
-                    if cordon.is_none() {
-                        hints.merge(drains::leave(conn, &before, &actor).await?);
-                    }
-                    store::set_cordon(conn, &before, cordon, &actor).await?;
-                    hints.pool(&before.pool).agents.insert(name.clone());
-                    // What it was not given before, it or others may be given now.
-                    hints
-                        .pool(&before.pool)
-                        .domains
-                        .insert(before.resource_domain.clone());
-                    hints.pool(&before.pool).starts = 1;
+                    hints = cordon_in(conn, &before, cordon, &actor).await?;
                 }
                 Ok((store::get(conn, &name).await?, hints))
             })
@@ -207,6 +202,26 @@ async fn change_cordon(
         .await?;
     app.hub.committed(hints);
     Ok(agent)
+}
+
+/// Cordons an agent whose row is locked, or lifts its cordon.
+async fn cordon_in(
+    conn: &mut Conn,
+    before: &AgentRow,
+    cordon: Option<(Option<String>, Option<DateTime<Utc>>)>,
+    actor: &Actor,
+) -> Result<Hints> {
+    let mut hints = Hints::default();
+    if cordon.is_none() {
+        hints.merge(drains::leave(conn, before, actor).await?);
+    }
+    store::set_cordon(conn, before, cordon, actor).await?;
+    let hint = hints.pool(&before.pool);
+    hint.agents.insert(before.name.clone());
+    // What it was not given before, it or others may be given now.
+    hint.domains.insert(before.resource_domain.clone());
+    hint.starts = 1;
+    Ok(hints)
 }
 
 /// One agent.

@@ -71,6 +71,10 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
         ],
     ),
     ("delete_owner", &[PoolNotFound, NotFound]),
+    (
+        "bulk_agents",
+        &[MalformedJson, BodyTooLarge, MediaType, ValidationFailed],
+    ),
     ("list_agents", &[ValidationFailed]),
     ("get_agent", &[AgentNotRegistered]),
     (
@@ -206,6 +210,10 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
     ),
     ("get_rebalance", &[NotFound]),
     ("cancel_rebalance", &[NotFound]),
+    (
+        "bulk_sessions",
+        &[MalformedJson, BodyTooLarge, MediaType, ValidationFailed],
+    ),
     ("list_sessions", &[ValidationFailed]),
     ("create_session", CREATE),
     ("create_sessions", CREATE),

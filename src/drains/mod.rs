@@ -71,8 +71,29 @@ pub async fn start(
         })
         .await?;
     app.hub.committed(hints);
-    metrics::counter!("lessor_drains_total", "status" => "started").increment(1);
+    count_started();
     Ok(drain)
+}
+
+/// Starts the drain of one agent in a transaction that has locked it; once that has committed, say so
+/// with [`count_started`].
+///
+/// # Errors
+/// `DrainInProgress`; when the database refuses.
+pub(crate) async fn start_one(
+    conn: &mut Conn,
+    agent: &str,
+    request: &DrainRequest,
+    actor: &Actor,
+) -> Result<Hints> {
+    let target = Target::Agent(agent.to_owned());
+    let (_, hints) = start_in(conn, &target, request, actor).await?;
+    Ok(hints)
+}
+
+/// Counts a drain that has begun.
+pub(crate) fn count_started() {
+    metrics::counter!("lessor_drains_total", "status" => "started").increment(1);
 }
 
 async fn start_in(

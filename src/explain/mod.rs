@@ -71,7 +71,8 @@ const MAX_AGENTS: usize = 20_000;
 /// `SessionNotFound`, `DatabaseUnavailable`.
 pub async fn session(app: &App, id_or_name: &str) -> Result<Explain> {
     let name = id_or_name.to_owned();
-    app.db
+    let explained = app
+        .db
         .snapshot("explain::session", move |conn| {
             let name = name.clone();
             Box::pin(async move {
@@ -82,7 +83,17 @@ pub async fn session(app: &App, id_or_name: &str) -> Result<Explain> {
                 explained.ok_or(Error::SessionNotFound(name))
             })
         })
-        .await
+        .await?;
+    count(std::slice::from_ref(&explained));
+    Ok(explained)
+}
+
+/// Counts explanations that are given, which a transaction that is run again would not.
+fn count(explained: &[Explain]) {
+    for one in explained {
+        let waiting_for = one.waiting_for.as_str();
+        metrics::counter!("lessor_explanations_total", "waiting_for" => waiting_for).increment(1);
+    }
 }
 
 /// Why the sessions wait that a drain still has to hand over, newest first.
@@ -95,7 +106,8 @@ pub async fn drain(
     after: Option<Uuid>,
     limit: i64,
 ) -> Result<Vec<Explain>> {
-    app.db
+    let explained = app
+        .db
         .snapshot("explain::drain", move |conn| {
             let target = target.clone();
             Box::pin(async move {
@@ -104,7 +116,9 @@ pub async fn drain(
                 explain(conn, &pool, rows, LISTED).await
             })
         })
-        .await
+        .await?;
+    count(&explained);
+    Ok(explained)
 }
 
 /// Explains sessions of one pool.

@@ -102,11 +102,10 @@ impl Needs {
         self.domain.as_deref() == Some(domain)
     }
 
-    /// Whether agents of this domain may start it, as far as its migration says.
+    /// Whether agents of this domain may start it, as far as domains go.
     fn may_start_in(&self, domain: &str) -> bool {
-        self.start_domain
-            .as_deref()
-            .is_none_or(|only| only == domain)
+        let only = &self.start_domain;
+        self.is_for_all() && only.as_deref().is_none_or(|only| only == domain)
     }
 
     /// Whether any agent of the pool may start it, with the labels that it requires.
@@ -143,7 +142,7 @@ pub fn verdict(
         V::Expired
     } else if agent.scheduling != Scheduling::Active && !ends {
         V::Cordoned
-    } else if !own && !(needs.is_for_all() && needs.may_start_in(&agent.resource_domain)) {
+    } else if !own && !needs.may_start_in(&agent.resource_domain) {
         V::OtherDomain
     } else if !own && lacks_labels {
         V::LabelMismatch

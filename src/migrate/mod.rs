@@ -114,7 +114,7 @@ async fn move_it(
         return Err(Error::invalid("/resource_domain", what));
     }
     let rules = pools::rules(conn, &row.agent_pool).await?;
-    let now = sessions::clock(conn).await?;
+    let now = sessions::now_that_all_is_locked(conn).await?;
     let ctx = Context {
         now,
         pool: &rules,

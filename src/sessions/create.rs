@@ -24,6 +24,9 @@ use crate::wakeups::Hints;
 
 const MAX_SPEC_BYTES: usize = 64 * 1024;
 
+/// What would stand in a session's place in a path: nobody could ask for it by such a name.
+const PATHS: [&str; 2] = ["batch", "bulk"];
+
 /// The most of an idle timeout and of a longest life: a year.
 pub const MAX_LIMIT_SECONDS: f64 = 31_536_000.0;
 
@@ -60,6 +63,9 @@ pub fn check(sessions: &[NewOf<'_>]) -> Result<()> {
             checks.name(field("name"), name);
             if Uuid::try_parse(name).is_ok() {
                 checks.refuse(field("name"), "must not have the form of a UUID");
+            }
+            if PATHS.contains(&name.as_str()) {
+                checks.refuse(field("name"), "is the path of another call");
             }
         }
         if let Some(owner) = &new.owner {

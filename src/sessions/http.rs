@@ -18,8 +18,7 @@ use utoipa_axum::routes;
 use super::create::{NewOf, check};
 use super::list::Position;
 use super::show::{show, show_one};
-use super::verbs::Ending;
-use super::{SessionFilter, SessionRow, Wanted};
+use super::{Ending, SessionFilter, SessionRow, Wanted};
 use crate::app::App;
 use crate::error::Error;
 use crate::http::{

@@ -8,8 +8,10 @@
 //!
 //! What this room does not do: decide who gets a session (`claims`), or end leases (`leases`).
 
+mod changes;
 mod create;
 mod draft;
+mod filter;
 mod handover;
 mod history;
 pub mod http;
@@ -17,6 +19,7 @@ mod inventory;
 mod limits;
 mod list;
 mod lost;
+mod many;
 mod migration;
 mod reporting;
 mod row;
@@ -30,15 +33,20 @@ mod wait;
 mod wants;
 mod write;
 
+pub use changes::{Change, Ending};
 pub use create::{MAX_LIMIT_SECONDS, NewOf, create};
 pub use draft::{Assignee, Context, Draft, backoff, duration, system};
-pub use list::{SessionFilter, list};
+pub use filter::SessionFilter;
+pub use list::list;
+pub use many::{Many, Step};
 pub use migration::{Destination, Way};
 pub use reporting::is_valid as report_is_valid;
 pub use row::SessionRow;
 pub use state::{DOMAIN_WORK, Next, Reach, Situation, allowed, next};
 // What other rooms lock and read inside their own transactions.
-pub(crate) use store::{by_ids, clock, find, lock, lock_assigned_to, now, with_columns};
+pub(crate) use store::{
+    by_ids, find, lock, lock_assigned_to, now, now_that_all_is_locked, with_columns,
+};
 pub(crate) use verbs::lock_with_agent;
 pub use verbs::{delete, get, patch, retry};
 pub use wait::{Wanted, wait_for};

@@ -67,6 +67,12 @@ pub async fn lock_assigned_to(conn: &mut Conn, agents: &[String]) -> Result<Vec<
         .await?)
 }
 
+#[derive(QueryableByName)]
+struct Now {
+    #[diesel(sql_type = Timestamptz)]
+    now: DateTime<Utc>,
+}
+
 /// The database's time in this transaction.
 ///
 /// # Errors
@@ -78,24 +84,14 @@ pub async fn now(conn: &mut Conn) -> Result<DateTime<Utc>> {
         .now)
 }
 
-/// The database's time at this moment, for verbs that may have waited long for their locks: whoever had
-/// them before has written later times than that of this transaction's beginning.
+/// The time now that every lock was had. Where another transaction was waited for, what that one
+/// began is then not ended before its beginning, as it would be by the time at which this one began.
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn clock(conn: &mut Conn) -> Result<DateTime<Utc>> {
-    Ok(
-        Statement::new("-- store::clock\nSELECT clock_timestamp() AS now")
-            .get_result::<Now>(conn)
-            .await?
-            .now,
-    )
-}
-
-#[derive(QueryableByName)]
-struct Now {
-    #[diesel(sql_type = Timestamptz)]
-    now: DateTime<Utc>,
+pub async fn now_that_all_is_locked(conn: &mut Conn) -> Result<DateTime<Utc>> {
+    let text = "-- sessions::now_that_all_is_locked\nSELECT clock_timestamp() AS now";
+    Ok(Statement::new(text).get_result::<Now>(conn).await?.now)
 }
 
 /// A session by its id or its name.

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use lessor_protocol::{Actor, DesiredState, Labels, SessionPatch, SessionState};
+use lessor_protocol::{Actor, Labels, SessionPatch};
 
+use super::changes::{Change, Ending};
 use super::create::MAX_LIMIT_SECONDS;
 use super::draft::{Context, Draft};
 use super::{row::SessionRow, store, write::write};
@@ -32,19 +33,6 @@ pub async fn get(app: &App, id_or_name: &str) -> Result<SessionRow> {
         .await
 }
 
-/// How a session is to be ended.
-#[derive(Clone, Debug, Default)]
-pub struct Ending {
-    /// Why, for people.
-    pub reason: Option<String>,
-    /// How long its resource has to end by itself.
-    pub grace_seconds: Option<f64>,
-    /// Whether its data goes with it.
-    pub delete_data: Option<bool>,
-    /// Whether a lost domain is not waited for.
-    pub force: bool,
-}
-
 /// Wants a session ended. Again is no change, but `force` may then end what could not be.
 ///
 /// # Errors
@@ -56,15 +44,9 @@ pub async fn delete(
     preconditions: Preconditions,
     actor: Actor,
 ) -> Result<SessionRow> {
+    let end = Change::End(ending);
     change(app, id_or_name, preconditions, actor, move |draft, ctx| {
-        let first = draft.row.desired_state != DesiredState::Terminated;
-        if first {
-            draft.row.termination_reason.clone_from(&ending.reason);
-            draft.row.grace_seconds = ending.grace_seconds.or(draft.row.grace_seconds);
-            draft.row.delete_data = ending.delete_data.unwrap_or(draft.row.delete_data);
-            draft.want(ctx, DesiredState::Terminated);
-        }
-        Ok(ending.force)
+        end.apply(draft, ctx)
     })
     .await
 }
@@ -84,7 +66,7 @@ pub async fn patch(
     let patch = Arc::new(patch);
     change(app, id_or_name, preconditions, actor, move |draft, ctx| {
         if let Some(desired) = patch.desired_state {
-            want(draft, ctx, desired)?;
+            Change::Want(desired).apply(draft, ctx)?;
         }
         settings(draft, ctx, &patch)?;
         Ok(false)
@@ -103,31 +85,9 @@ pub async fn retry(
     actor: Actor,
 ) -> Result<SessionRow> {
     change(app, id_or_name, preconditions, actor, |draft, ctx| {
-        let row = &draft.row;
-        if row.state != SessionState::Failed || row.desired_state == DesiredState::Terminated {
-            return Err(Error::SessionNotFailed(row.id, row.state.to_string()));
-        }
-        draft.retry(ctx);
-        Ok(false)
+        Change::Retry.apply(draft, ctx)
     })
     .await
-}
-
-fn want(draft: &mut Draft, ctx: &Context<'_>, desired: DesiredState) -> Result<()> {
-    let row = &draft.row;
-    if row.desired_state == desired && row.state != SessionState::Failed {
-        return Ok(());
-    }
-    let ended = matches!(row.state, SessionState::Failed | SessionState::Terminated)
-        || row.desired_state == DesiredState::Terminated;
-    if ended && desired != DesiredState::Terminated {
-        return Err(Error::TransitionNotAllowed(format!(
-            "session {} is `{}` and wanted `{}`; it cannot be `{desired}` again",
-            row.id, row.state, row.desired_state
-        )));
-    }
-    draft.want(ctx, desired);
-    Ok(())
 }
 
 fn settings(draft: &mut Draft, ctx: &Context<'_>, patch: &SessionPatch) -> Result<()> {
@@ -229,7 +189,7 @@ where
                 if !preconditions.if_match_ok(Some(row.version)) {
                     return Err(Error::VersionMismatch(row.version));
                 }
-                let now = store::clock(conn).await?;
+                let now = store::now_that_all_is_locked(conn).await?;
                 let rules = pools::rules(conn, &row.agent_pool).await?;
                 let ctx = Context {
                     now,

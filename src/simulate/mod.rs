@@ -89,6 +89,8 @@ pub async fn simulate(app: &App, pool: &str, request: SimulateRequest) -> Result
             .drain(..plan.waiting.len().min(MAX_SHOWN))
             .collect(),
     };
+    let fits = if simulation.fits { "true" } else { "false" };
+    metrics::counter!("lessor_simulations_total", "fits" => fits).increment(1);
     Ok(simulation)
 }
 

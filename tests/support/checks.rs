@@ -7,6 +7,23 @@ use uuid::Uuid;
 
 use super::TestServer;
 
+/// Every row of every table that a session could be in, but for what upkeep writes by itself.
+pub async fn dump(client: &tokio_postgres::Client) -> String {
+    let tables =
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+        AND relname NOT IN ('pulse', '__diesel_schema_migrations') ORDER BY relname";
+    let mut all = String::new();
+    for table in client.query(tables, &[]).await.expect("tables") {
+        let table: String = table.get(0);
+        let text = format!(
+            "SELECT coalesce(string_agg(t::text, E'\\n' ORDER BY t::text), '') FROM {table} t"
+        );
+        let rows: String = client.query_one(&text, &[]).await.expect("rows").get(0);
+        all += &format!("{table}\n{rows}\n");
+    }
+    all
+}
+
 /// The problem that a call ended with; panics where it did not.
 pub fn refused<T: std::fmt::Debug>(result: Result<T, Error>) -> ProblemCode {
     match result {

@@ -1,0 +1,73 @@
+//! Which sessions are meant: the filter of lists, and of what is done to many.
+
+use chrono::{DateTime, Utc};
+use diesel::pg::Pg;
+use diesel::prelude::*;
+use lessor_protocol::{DesiredState, Labels, SessionState};
+
+use crate::store::LabelsColumn;
+use crate::store::schema::sessions;
+
+/// Which sessions; what is left out filters nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "named as the columns")]
+pub struct SessionFilter {
+    pub pool: Option<String>,
+    pub states: Vec<SessionState>,
+    pub desired_state: Option<DesiredState>,
+    pub assigned_agent_id: Option<String>,
+    pub assigned: Option<bool>,
+    pub owner: Option<String>,
+    pub name: Option<String>,
+    pub labels: Labels,
+    pub resource_domain: Option<String>,
+    pub created_after: Option<DateTime<Utc>>,
+    pub created_before: Option<DateTime<Utc>>,
+}
+
+/// A query on sessions that is being put together; `ST` is what it selects.
+pub(super) type Query<ST> = sessions::BoxedQuery<'static, Pg, ST>;
+
+impl SessionFilter {
+    /// The query, of those sessions only that the filter matches.
+    pub(super) fn narrow<ST: 'static>(self, mut query: Query<ST>) -> Query<ST> {
+        use sessions::dsl;
+        if let Some(pool) = self.pool {
+            query = query.filter(dsl::agent_pool.eq(pool));
+        }
+        if !self.states.is_empty() {
+            let states: Vec<&str> = self.states.iter().map(|state| state.as_str()).collect();
+            query = query.filter(dsl::state.eq_any(states));
+        }
+        if let Some(desired) = self.desired_state {
+            query = query.filter(dsl::desired_state.eq(desired.as_str()));
+        }
+        if let Some(agent) = self.assigned_agent_id {
+            query = query.filter(dsl::assigned_agent_id.eq(agent));
+        }
+        query = match self.assigned {
+            Some(true) => query.filter(dsl::assigned_agent_id.is_not_null()),
+            Some(false) => query.filter(dsl::assigned_agent_id.is_null()),
+            None => query,
+        };
+        if let Some(owner) = self.owner {
+            query = query.filter(dsl::owner.eq(owner));
+        }
+        if let Some(name) = self.name {
+            query = query.filter(dsl::name.eq(name));
+        }
+        if !self.labels.is_empty() {
+            query = query.filter(dsl::labels.contains(LabelsColumn(self.labels)));
+        }
+        if let Some(domain) = self.resource_domain {
+            query = query.filter(dsl::resource_domain.eq(domain));
+        }
+        if let Some(after) = self.created_after {
+            query = query.filter(dsl::created_at.gt(after));
+        }
+        if let Some(before) = self.created_before {
+            query = query.filter(dsl::created_at.lt(before));
+        }
+        query
+    }
+}
