@@ -597,6 +597,20 @@ async fn retention_takes_the_oldest_and_streams_say_so() {
         event(&mut open(&server, all(), Some(&from)).await).await.id,
         "6501"
     );
+    // Cut off before the gap, it is: nothing that has an id comes first.
+    let mut answer = reqwest::Client::new()
+        .get(format!("{}/v1/events", server.url))
+        .header("Last-Event-ID", "1")
+        .send()
+        .await
+        .expect("a stream");
+    let mut text = String::new();
+    while !text.contains("event: gap") {
+        let chunk = answer.chunk().await.expect("it goes on").expect("a block");
+        text.push_str(std::str::from_utf8(&chunk).expect("text"));
+    }
+    assert_eq!(text.matches("id: ").count(), 1, "{text}");
+    drop(answer);
     // A position that was never given.
     let mut beyond = open(&server, all(), Some("7002")).await;
     assert_eq!(

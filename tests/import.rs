@@ -449,6 +449,14 @@ async fn what_has_changed_there_is_updated_and_what_has_moved_on_here_is_left() 
     let verified = report(&from.url, &to.url, &["--verify"], 3).await;
     assert_eq!(count(&verified, "differences"), 1);
 
+    // What was brought in is ended here too, when the end of it there is found late.
+    there
+        .batch_execute("UPDATE sessions SET state = 'terminated', terminated_at = now() - interval '99 days' WHERE id = 'loud'")
+        .await
+        .expect("it ends");
+    report(&from.url, &to.url, &["--apply"], 0).await;
+    assert_eq!(column(&client, "loud", "state").await, "terminated");
+
     let undone = report(&from.url, &to.url, &["--rollback"], 3).await;
     assert_eq!(count(&undone, "moved_on"), 1);
     assert_eq!(

@@ -791,3 +791,29 @@ async fn where_no_agent_ever_comes_an_end_is_given_all_the_same() {
     the_books_agree(&server).await;
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_beats_of_one_agent_do_not_keep_the_pulse_from_beating() {
+    let server = server_with(|_| {}).await;
+    let agent = server.agent("a", "p", "d", 1).await;
+    let mut crowd = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let agent = agent.clone();
+        crowd.spawn(async move {
+            loop {
+                agent.beat().await.expect("its lease is renewed");
+            }
+        });
+    }
+    let sql = server.database.client().await;
+    let pulses = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    eventually("the pulse goes on", || async {
+        if let Ok(row) = sql.query_one("SELECT at::text FROM pulse", &[]).await {
+            pulses.borrow_mut().insert(row.get::<_, String>(0));
+        }
+        pulses.borrow().len() >= 4
+    })
+    .await;
+    crowd.shutdown().await;
+    server.stop().await;
+}

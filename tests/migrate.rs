@@ -574,6 +574,71 @@ async fn it_comes_back_to_any_agent_of_its_pool_when_its_domain_has_none() {
 }
 
 #[tokio::test]
+async fn what_came_back_to_a_domain_that_is_then_lost_is_started_elsewhere() {
+    let server = TestServer::start().await;
+    server
+        .pool("p", |pool| {
+            pool.on_lost = OnLost::Restart;
+            pool.adopt_timeout_seconds = 0.5;
+        })
+        .await;
+    server.pool("q", |_| {}).await;
+    let a = server.agent("a", "p", "host-a", 10).await;
+    let b = server.agent("b", "q", "host-b", 10).await;
+    server.session("p").await;
+    let held = a.runs_one().await;
+    let id = held.session.id;
+    migrate(&server, id, &to(Some("q"), None)).await;
+    drops(&a, &held).await;
+    let given = b.claim(1, 5.0).await.pop().expect("the migrated one");
+    fails(&b, &given).await;
+    let again = a.claim(1, 10.0).await.pop().expect("it is back");
+    a.accepts(&again, ReportedState::Starting).await;
+    server
+        .client
+        .deregister_agent("a", Some(a.incarnation), false)
+        .await
+        .expect("goodbye");
+    let other = server.agent("other", "p", "host-o", 10).await;
+    let last = other
+        .claim(1, 20.0)
+        .await
+        .pop()
+        .expect("others may start it");
+    assert_eq!((last.session.id, last.action), (id, Action::Start));
+    other.accepts(&last, ReportedState::Running).await;
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_came_back_can_be_let_loose_in_its_pool() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    server.pool("q", |_| {}).await;
+    let a = server.agent("a", "p", "host-a", 1).await;
+    let b = server.agent("b", "q", "host-b", 1).await;
+    server.session("p").await;
+    let held = a.runs_one().await;
+    let id = held.session.id;
+    migrate(&server, id, &to(Some("q"), None)).await;
+    drops(&a, &held).await;
+    let given = b.claim(1, 5.0).await.pop().expect("the migrated one");
+    // Its old place is taken meanwhile.
+    server.session("p").await;
+    a.runs_one().await;
+    fails(&b, &given).await;
+    let other = server.agent("other", "p", "host-o", 1).await;
+    assert!(other.claim(1, 0.0).await.is_empty(), "it is for host-a");
+    migrate(&server, id, &to(Some("p"), None)).await;
+    let again = other.claim(1, 10.0).await.pop().expect("any agent will do");
+    assert_eq!((again.session.id, again.action), (id, Action::Start));
+    other.accepts(&again, ReportedState::Running).await;
+    the_books_agree(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_start_that_takes_too_long_brings_it_back() {
     let server = TestServer::start().await;
     server.pool("p", |_| {}).await;

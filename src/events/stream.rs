@@ -48,7 +48,12 @@ impl Reader {
         kept: Kept,
     ) -> Self {
         // The position at once: a client that is cut off before the first event resumes from here.
-        let hello = format!(": events follow\nid: {}\nretry: 1000\n\n", at.after);
+        // Not where there is a gap: one that is cut off before it hears of that is to hear of it again.
+        let hello = if at.gap {
+            ": events follow\nretry: 1000\n\n".to_owned()
+        } else {
+            format!(": events follow\nid: {}\nretry: 1000\n\n", at.after)
+        };
         let mut reader = Self {
             app,
             filter,

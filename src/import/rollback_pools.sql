@@ -7,6 +7,7 @@ WITH ours AS (
         AND NOT EXISTS (SELECT FROM imported_pools i WHERE i.source <> $1 AND i.pool = p.name)
         AND NOT EXISTS (SELECT FROM agents a WHERE a.pool = p.name)
         AND NOT EXISTS (SELECT FROM sessions s WHERE s.agent_pool = p.name)
+        AND NOT EXISTS (SELECT FROM sessions s WHERE s.migrating_from_pool = p.name)
         AND NOT EXISTS (SELECT FROM pool_owners o WHERE o.pool = p.name)
     ORDER BY p.name FOR UPDATE OF p
 ), forgotten AS (

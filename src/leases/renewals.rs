@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use diesel::sql_types::{Array, BigInt, Bool, Double, Integer, Nullable, Text, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
+use futures_util::FutureExt as _;
 use lessor_protocol::{Lease, Scheduling};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -164,6 +165,11 @@ async fn work(mut queue: mpsc::Receiver<Request>, db: Db, stop: CancellationToke
                 _ = pulse.tick(), if pulses => beat_pulse = true,
                 received = queue.recv_many(&mut batch, MAX_BATCH) => if received == 0 { return },
             }
+        } else if stop.is_cancelled() {
+            return;
+        } else {
+            // Many beats of one agent keep it busy for ever, and the pulse is due all the same.
+            beat_pulse = pulses && pulse.tick().now_or_never().is_some();
         }
         while batch.len() < MAX_BATCH
             && let Ok(more) = queue.try_recv()

@@ -30,10 +30,7 @@ pub fn way(row: &SessionRow, pool: &str, domain: Option<&String>) -> Result<Way,
         && match domain {
             Some(domain) => row.domain_or_target() == Some(domain),
             // Only what is bound to a domain, and has not been taken there, can be let loose.
-            None => {
-                let waits = row.resource_domain.is_none() && row.start_domain.is_some();
-                !(row.is_migrating() && waits)
-            }
+            None => row.resource_domain.is_some() || row.start_domain.is_none(),
         };
     if is_there {
         return Err(Refusal::IsThere);

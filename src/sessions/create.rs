@@ -27,6 +27,12 @@ const MAX_SPEC_BYTES: usize = 64 * 1024;
 /// What would stand in a session's place in a path: nobody could ask for it by such a name.
 const PATHS: [&str; 2] = ["batch", "bulk"];
 
+/// Whether a session of this name could not be reached, since another call has its path.
+#[must_use]
+pub fn is_path(name: &str) -> bool {
+    PATHS.contains(&name)
+}
+
 /// The most of an idle timeout and of a longest life: a year.
 pub const MAX_LIMIT_SECONDS: f64 = 31_536_000.0;
 
@@ -64,7 +70,7 @@ pub fn check(sessions: &[NewOf<'_>]) -> Result<()> {
             if Uuid::try_parse(name).is_ok() {
                 checks.refuse(field("name"), "must not have the form of a UUID");
             }
-            if PATHS.contains(&name.as_str()) {
+            if is_path(name) {
                 checks.refuse(field("name"), "is the path of another call");
             }
         }

@@ -13,6 +13,8 @@ impl Draft {
         if self.come_back_from_lost(ctx) {
             return;
         }
+        // Where it was bound to that domain, others could not start it.
+        self.row.start_domain = None;
         self.row.domain_lost = true;
         self.row.queued_at = ctx.now;
         self.record(ctx, "session.requeued").reason = Some("domain_lost".to_owned());

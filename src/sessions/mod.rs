@@ -34,7 +34,7 @@ mod wants;
 mod write;
 
 pub use changes::{Change, Ending};
-pub use create::{MAX_LIMIT_SECONDS, NewOf, create};
+pub use create::{MAX_LIMIT_SECONDS, NewOf, create, is_path};
 pub use draft::{Assignee, Context, Draft, backoff, duration, system};
 pub use filter::SessionFilter;
 pub use list::list;

@@ -178,7 +178,7 @@ pub fn map(
             );
             None
         }
-        _ if names::is_name(id) => Some(id.to_owned()),
+        _ if names::is_name(id) && !crate::sessions::is_path(id) => Some(id.to_owned()),
         _ => {
             note(
                 "name",

@@ -96,6 +96,7 @@ pub async fn run(
     }
     let now = crate::sessions::now(conn).await?;
     let mut reader = Reader {
+        known: &known,
         survey,
         commands,
         defaults,
@@ -160,7 +161,8 @@ fn gone(
 }
 
 /// Reads rows one by one.
-struct Reader {
+struct Reader<'a> {
+    known: &'a HashMap<String, store::Known>,
     survey: Survey,
     commands: HashMap<String, Commands>,
     defaults: Defaults,
@@ -168,7 +170,7 @@ struct Reader {
     seen: HashSet<String>,
 }
 
-impl Reader {
+impl Reader<'_> {
     /// The row as a session of here; none if it is not to be brought in, which is then reported.
     fn read(
         &mut self,
@@ -208,7 +210,8 @@ impl Reader {
         let pool = self.survey.pool_of(&outline)?;
         self.survey.may_have_resource(&outline)?;
         let (mapped, notes) = map(&row, &outline, &pool.name, commands)?;
-        if mapped.state == SessionState::Terminated {
+        // What was brought in before is ended here too, however long ago it ended there.
+        if mapped.state == SessionState::Terminated && !self.known.contains_key(&id) {
             let ended_at = mapped.ended_at.unwrap_or(self.now);
             let kept = TimeDelta::milliseconds((pool.keep_ended_seconds * 1e3) as i64);
             if self.now - ended_at > kept {

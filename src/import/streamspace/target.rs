@@ -109,8 +109,10 @@ impl Batch<'_> {
             .collect();
         let taken = store::taken(conn, names, resources).await?;
         let names: HashSet<&str> = taken.iter().filter_map(|row| row.name.as_deref()).collect();
+        // Those that are there for their names only may have no resource.
         let held: HashMap<_, _> = taken
             .iter()
+            .filter(|row| row.name.is_none() && row.platform_resource_id.is_some())
             .map(|row| {
                 (
                     (
