@@ -689,16 +689,14 @@ async fn agents_of_the_pool_go_on_where_the_old_ones_stood() {
     server.stop().await;
 }
 
-/// How many sessions the great import has: 100,000 where the program is optimised. A debug build takes
-/// some twenty times as long for each, so that it has fewer there unless `LESSOR_TEST_IMPORT` says more.
+/// How many sessions the great import has.
 fn great() -> i64 {
-    let default = if cfg!(debug_assertions) {
-        10_000
-    } else {
-        100_000
-    };
-    std::env::var("LESSOR_TEST_IMPORT").map_or(default, |text| text.parse().expect("a number"))
+    std::env::var("LESSOR_TEST_IMPORT").map_or(100_000, |text| text.parse().expect("a number"))
 }
+
+/// Whether the program is optimised. It takes some ten times as long for each session where it is not:
+/// then the time is no measure, and what only reads is left to the smaller imports.
+const OPTIMISED: bool = !cfg!(debug_assertions);
 
 #[tokio::test]
 async fn a_great_import_takes_well_under_a_minute() {
@@ -707,13 +705,21 @@ async fn a_great_import_takes_well_under_a_minute() {
     let server = TestServer::start().await;
     let to = &server.database.url;
     let client = server.database.client().await;
-    let dry = report(&from.url, to, &[], 0).await;
-    assert!(count(&dry, "new") > great() * 9 / 10, "{dry:#}");
+    let mut said = Vec::new();
+    if OPTIMISED {
+        let dry = report(&from.url, to, &[], 0).await;
+        assert!(count(&dry, "new") > great() * 9 / 10, "{dry:#}");
+        said.push(("dry run", dry));
+    }
     let applied = report(&from.url, to, &["--apply"], 0).await;
-    let verified = report(&from.url, to, &["--verify"], 0).await;
-    let again = report(&from.url, to, &["--apply"], 0).await;
-    assert_eq!((count(&again, "new"), count(&again, "updated")), (0, 0));
-    assert_eq!(count(&verified, "unchanged"), count(&applied, "new"));
+    assert!(count(&applied, "new") > great() * 9 / 10, "{applied:#}");
+    if OPTIMISED {
+        let verified = report(&from.url, to, &["--verify"], 0).await;
+        assert_eq!(count(&verified, "unchanged"), count(&applied, "new"));
+        let again = report(&from.url, to, &["--apply"], 0).await;
+        assert_eq!((count(&again, "new"), count(&again, "updated")), (0, 0));
+        said.extend([("verify", verified), ("again", again)]);
+    }
     let sums = ["new", "ended_long_ago", "unmapped"].map(|name| count(&applied, name));
     assert_eq!(sums.iter().sum::<i64>(), count(&applied, "sessions"));
     let wrong = "SELECT count(*)::text FROM sessions WHERE lease_epoch <> 0 OR assigned_agent_id IS NOT NULL";
@@ -741,20 +747,16 @@ async fn a_great_import_takes_well_under_a_minute() {
         count(&undone, "removed") + count(&undone, "moved_on"),
         count(&applied, "new")
     );
-    for (what, report) in [
-        ("dry run", &dry),
-        ("apply", &applied),
-        ("verify", &verified),
-        ("again", &again),
-        ("rollback", &undone),
-    ] {
+    said.extend([("apply", applied.clone()), ("rollback", undone)]);
+    for (what, report) in said {
         println!(
             "{what}: {} s for {} sessions",
             report["seconds"],
-            count(report, "sessions")
+            count(&report, "sessions")
         );
     }
-    assert!(applied["seconds"].as_f64() < Some(60.0), "{applied:#}");
+    let limit = if OPTIMISED { 60.0 } else { 300.0 };
+    assert!(applied["seconds"].as_f64() < Some(limit), "{applied:#}");
     server.stop().await;
 }
 
