@@ -19,6 +19,23 @@ use crate::support::checks::{count, ends, ledger, leftovers, refused, the_books_
 use crate::support::random::Random;
 use crate::support::{TestAgent, TestServer, eventually, report};
 
+/// A server with the pools `p` and `q`.
+async fn with_two_pools() -> TestServer {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    server.pool("q", |_| {}).await;
+    server
+}
+
+/// What an agent of `p` has run, and has let go of: it is on its way to `q`.
+async fn sent_to_q(server: &TestServer, agent: &TestAgent) -> Assignment {
+    server.session("p").await;
+    let held = agent.runs_one().await;
+    migrate(server, held.session.id, &to(Some("q"), None)).await;
+    drops(agent, &held).await;
+    held
+}
+
 fn to(pool: Option<&str>, domain: Option<&str>) -> Migrate {
     Migrate {
         pool: pool.map(ToOwned::to_owned),
@@ -297,9 +314,7 @@ async fn who_does_not_answer_is_waited_for_until_its_lease_has_run_out() {
 
 #[tokio::test]
 async fn who_registers_anew_with_it_is_told_to_drop_it() {
-    let server = TestServer::start().await;
-    server.pool("p", |_| {}).await;
-    server.pool("q", |_| {}).await;
+    let server = with_two_pools().await;
     let mut a = server.agent("a", "p", "host-a", 10).await;
     let c = server.agent("c", "p", "host-c", 10).await;
     for target in [to(Some("q"), None), to(None, Some("host-c"))] {
@@ -540,9 +555,7 @@ async fn one_failed_attempt_brings_it_back_where_it_was() {
 
 #[tokio::test]
 async fn it_comes_back_to_any_agent_of_its_pool_when_its_domain_has_none() {
-    let server = TestServer::start().await;
-    server.pool("p", |_| {}).await;
-    server.pool("q", |_| {}).await;
+    let server = with_two_pools().await;
     let a = server.agent("a", "p", "host-a", 10).await;
     let b = server.agent("b", "q", "host-b", 10).await;
     server.session("p").await;
@@ -585,11 +598,7 @@ async fn what_came_back_to_a_domain_that_is_then_lost_is_started_elsewhere() {
     server.pool("q", |_| {}).await;
     let a = server.agent("a", "p", "host-a", 10).await;
     let b = server.agent("b", "q", "host-b", 10).await;
-    server.session("p").await;
-    let held = a.runs_one().await;
-    let id = held.session.id;
-    migrate(&server, id, &to(Some("q"), None)).await;
-    drops(&a, &held).await;
+    let id = sent_to_q(&server, &a).await.session.id;
     let given = b.claim(1, 5.0).await.pop().expect("the migrated one");
     fails(&b, &given).await;
     let again = a.claim(1, 10.0).await.pop().expect("it is back");
@@ -613,16 +622,10 @@ async fn what_came_back_to_a_domain_that_is_then_lost_is_started_elsewhere() {
 
 #[tokio::test]
 async fn what_came_back_can_be_let_loose_in_its_pool() {
-    let server = TestServer::start().await;
-    server.pool("p", |_| {}).await;
-    server.pool("q", |_| {}).await;
+    let server = with_two_pools().await;
     let a = server.agent("a", "p", "host-a", 1).await;
     let b = server.agent("b", "q", "host-b", 1).await;
-    server.session("p").await;
-    let held = a.runs_one().await;
-    let id = held.session.id;
-    migrate(&server, id, &to(Some("q"), None)).await;
-    drops(&a, &held).await;
+    let id = sent_to_q(&server, &a).await.session.id;
     let given = b.claim(1, 5.0).await.pop().expect("the migrated one");
     // Its old place is taken meanwhile.
     server.session("p").await;
@@ -640,9 +643,7 @@ async fn what_came_back_can_be_let_loose_in_its_pool() {
 
 #[tokio::test]
 async fn a_start_that_takes_too_long_brings_it_back() {
-    let server = TestServer::start().await;
-    server.pool("p", |_| {}).await;
-    server.pool("q", |_| {}).await;
+    let server = with_two_pools().await;
     let a = server.agent("a", "p", "host-a", 10).await;
     let b = server.agent("b", "q", "host-b", 10).await;
     server.session("p").await;
@@ -678,15 +679,9 @@ async fn a_start_that_takes_too_long_brings_it_back() {
 
 #[tokio::test]
 async fn the_fifth_that_does_not_want_it_brings_it_back() {
-    let server = TestServer::start().await;
-    server.pool("p", |_| {}).await;
-    server.pool("q", |_| {}).await;
+    let server = with_two_pools().await;
     let a = server.agent("a", "p", "host-a", 10).await;
-    server.session("p").await;
-    let held = a.runs_one().await;
-    let id = held.session.id;
-    migrate(&server, id, &to(Some("q"), None)).await;
-    drops(&a, &held).await;
+    let id = sent_to_q(&server, &a).await.session.id;
     for n in 0..5 {
         let now = server.get(id).await;
         assert_eq!(
@@ -768,9 +763,7 @@ async fn a_target_that_is_lost_brings_it_back_whatever_on_lost_says() {
 
 #[tokio::test]
 async fn a_hibernated_session_moves_and_is_started_when_it_is_wanted() {
-    let server = TestServer::start().await;
-    server.pool("p", |_| {}).await;
-    server.pool("q", |_| {}).await;
+    let server = with_two_pools().await;
     let a = server.agent("a", "p", "host-a", 10).await;
     let b = server.agent("b", "q", "host-b", 10).await;
     let held = runs_with_data(&server, &a).await;
@@ -885,9 +878,7 @@ async fn on_its_way_it_can_be_sent_elsewhere_and_still_comes_back_to_the_first_p
 
 #[tokio::test]
 async fn an_end_ends_a_migration_and_leaves_what_ran_to_be_deleted() {
-    let server = TestServer::start().await;
-    server.pool("p", |_| {}).await;
-    server.pool("q", |_| {}).await;
+    let server = with_two_pools().await;
     let a = server.agent("a", "p", "host-a", 10).await;
     let b = server.agent("b", "q", "host-b", 10).await;
     // Before anybody has taken it, and after.
@@ -937,9 +928,7 @@ async fn an_end_ends_a_migration_and_leaves_what_ran_to_be_deleted() {
 
 #[tokio::test]
 async fn what_cannot_move_is_refused_and_stays_as_it_is() {
-    let server = TestServer::start().await;
-    server.pool("p", |_| {}).await;
-    server.pool("q", |_| {}).await;
+    let server = with_two_pools().await;
     let a = server.agent("a", "p", "host-a", 10).await;
     let _b = server.agent("b", "q", "host-b", 10).await;
     server.session("p").await;
@@ -1026,9 +1015,7 @@ async fn what_cannot_move_is_refused_and_stays_as_it_is() {
 
 #[tokio::test]
 async fn the_same_call_again_is_answered_as_the_first_and_versions_are_heeded() {
-    let server = TestServer::start().await;
-    server.pool("p", |_| {}).await;
-    server.pool("q", |_| {}).await;
+    let server = with_two_pools().await;
     let session = server.session("p").await;
     let path = format!("/v1/sessions/{}/migrate", session.id);
     let call = |key: &'static str, if_match: Option<&'static str>, body: &'static str| {
@@ -1073,9 +1060,7 @@ async fn the_same_call_again_is_answered_as_the_first_and_versions_are_heeded() 
 
 #[tokio::test]
 async fn a_pool_to_which_something_may_come_back_is_not_empty() {
-    let server = TestServer::start().await;
-    server.pool("p", |_| {}).await;
-    server.pool("q", |_| {}).await;
+    let server = with_two_pools().await;
     let session = server.session("p").await;
     migrate(&server, session.id, &to(Some("q"), None)).await;
     assert_eq!(
@@ -1095,9 +1080,7 @@ async fn a_pool_to_which_something_may_come_back_is_not_empty() {
 
 #[tokio::test]
 async fn a_drain_counts_what_has_moved_as_gone() {
-    let server = TestServer::start().await;
-    server.pool("p", |_| {}).await;
-    server.pool("q", |_| {}).await;
+    let server = with_two_pools().await;
     let a = server.agent("a", "p", "host-a", 10).await;
     server.session("p").await;
     let held = a.runs_one().await;
@@ -1118,9 +1101,7 @@ async fn a_drain_counts_what_has_moved_as_gone() {
 
 #[tokio::test]
 async fn it_starts_when_what_ran_is_known_to_be_gone() {
-    let server = TestServer::start().await;
-    server.pool("p", |_| {}).await;
-    server.pool("q", |_| {}).await;
+    let server = with_two_pools().await;
     let a = server.agent("a", "p", "host-a", 10).await;
     let b = server.agent("b", "q", "host-b", 10).await;
     server.session("p").await;
@@ -1152,9 +1133,7 @@ async fn it_starts_when_what_ran_is_known_to_be_gone() {
 
 #[tokio::test]
 async fn gone_is_not_enough_while_its_holder_may_still_act() {
-    let server = TestServer::start().await;
-    server.pool("p", |_| {}).await;
-    server.pool("q", |_| {}).await;
+    let server = with_two_pools().await;
     let a = server.agent("a", "p", "host-a", 10).await;
     let b = server.agent("b", "q", "host-b", 10).await;
     server.session("p").await;

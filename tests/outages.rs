@@ -72,15 +72,7 @@ async fn running(client: &Client, name: &str) -> (TestAgent, Assignment) {
     let mut pool = PoolSpec::on("process");
     short_leases(&mut pool);
     client.put_pool("p", &pool).await.expect("the pool is made");
-    let mut agent = TestAgent {
-        name: name.to_owned(),
-        instance: uuid::Uuid::new_v4().to_string(),
-        incarnation: 0,
-        pool: "p".to_owned(),
-        domain: "d".to_owned(),
-        capacity: 5,
-        client: client.clone(),
-    };
+    let mut agent = TestAgent::new(client, name, ("p", "d"), 5);
     agent.register(&[]).await;
     create(client).await;
     let assignment = agent.runs_one().await;

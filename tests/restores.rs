@@ -19,15 +19,7 @@ const PAGE: &str = "backup.md";
 const TTL: f64 = 4.0;
 
 fn agent(server: &ServerProcess, name: &str) -> TestAgent {
-    TestAgent {
-        name: name.to_owned(),
-        instance: Uuid::new_v4().to_string(),
-        incarnation: 0,
-        pool: "p".to_owned(),
-        domain: "d".to_owned(),
-        capacity: 10,
-        client: server.client.clone(),
-    }
+    TestAgent::new(&server.client, name, ("p", "d"), 10)
 }
 
 async fn running(agent: &TestAgent) -> Assignment {

@@ -12,7 +12,6 @@ use lessor_protocol::{
     SessionState,
 };
 use serde_json::json;
-use uuid::Uuid;
 
 use crate::support::balancer::Balancer;
 use crate::support::postgres::TestDatabase;
@@ -72,15 +71,12 @@ impl Load {
         let tally = Arc::new(Tally::default());
         let (mut tasks, mut beats) = (Vec::new(), tokio::task::JoinSet::new());
         for n in 0..AGENTS {
-            let mut agent = TestAgent {
-                name: format!("a{n}"),
-                instance: Uuid::new_v4().to_string(),
-                incarnation: 0,
-                pool: "p".to_owned(),
-                domain: format!("d{}", n % 3),
-                capacity: 1_000,
-                client: Client::new(url, None).expect("a client"),
-            };
+            let mut agent = TestAgent::new(
+                &Client::new(url, None).expect("a client"),
+                &format!("a{n}"),
+                ("p", &format!("d{}", n % 3)),
+                1_000,
+            );
             agent.register(&[]).await;
             tasks.push(tokio::spawn(work(agent.clone(), Arc::clone(&tally))));
             beats.spawn(beat(agent, Arc::clone(&tally)));
@@ -251,15 +247,7 @@ async fn comes_and_goes(server: &ServerProcess, name: &str) {
     let mut pool = PoolSpec::on("process");
     pool.lease_ttl_seconds = 2.0;
     server.client.put_pool("q", &pool).await.expect("the pool");
-    let mut agent = TestAgent {
-        name: name.to_owned(),
-        instance: Uuid::new_v4().to_string(),
-        incarnation: 0,
-        pool: "q".to_owned(),
-        domain: "q".to_owned(),
-        capacity: 1,
-        client: server.client.clone(),
-    };
+    let mut agent = TestAgent::new(&server.client, name, ("q", "q"), 1);
     for _ in 0..20 {
         agent.restart(&[]).await;
     }
@@ -346,15 +334,7 @@ async fn a_server_that_is_about_to_stop_serves_on_until_it_was_noticed() {
             .get("connection")
             .is_none()
     );
-    let mut agent = TestAgent {
-        name: "a".to_owned(),
-        instance: Uuid::new_v4().to_string(),
-        incarnation: 0,
-        pool: "p".to_owned(),
-        domain: "d".to_owned(),
-        capacity: 1,
-        client: server.client.clone(),
-    };
+    let mut agent = TestAgent::new(&server.client, "a", ("p", "d"), 1);
     agent.register(&[]).await;
     let parked = agent.park(0, 30.0);
     eventually("the poll is parked", || async {

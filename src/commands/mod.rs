@@ -65,17 +65,13 @@ where
             let (session, new, answer) = (session.clone(), Arc::clone(&new), Arc::clone(&answer));
             let (request, actor) = (request.clone(), actor.clone());
             Box::pin(async move {
-                if let Some(request) = &request
-                    && let Some(kept) = idempotency::begin(conn, request).await?
-                {
-                    return Ok((kept, Hints::default()));
-                }
-                let (row, hints) = insert(conn, &session, &new, &actor).await?;
-                let made = answer(row.into())?;
-                if let Some(request) = &request {
-                    idempotency::finish(conn, request, &made).await?;
-                }
-                Ok((made, hints))
+                idempotency::once(conn, request.as_ref(), move |conn| {
+                    Box::pin(async move {
+                        let (row, hints) = insert(conn, &session, &new, &actor).await?;
+                        Ok((answer(row.into())?, hints))
+                    })
+                })
+                .await
             })
         })
         .await?;

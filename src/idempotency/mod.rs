@@ -8,9 +8,11 @@ pub mod http;
 use diesel::prelude::*;
 use diesel::sql_types::{Bytea, Integer, Nullable, Text};
 use diesel_async::RunQueryDsl;
+use futures_util::future::BoxFuture;
 
 use crate::error::{Error, Result};
 use crate::store::{Conn, Statement};
+use crate::wakeups::Hints;
 
 /// A request that carries a key.
 #[derive(Clone, Debug)]
@@ -52,11 +54,31 @@ struct Kept {
     response: Option<String>,
 }
 
+/// The answer that was kept under the key of a request, if it has one and came before; otherwise what
+/// `work` makes, which is kept in the same transaction.
+///
+/// # Errors
+/// `IdempotencyKeyReused` when the key came with another body before; what `work` says.
+pub async fn once<W>(conn: &mut Conn, request: Option<&Request>, work: W) -> Result<(Answer, Hints)>
+where
+    W: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<(Answer, Hints)>> + Send,
+{
+    let Some(request) = request else {
+        return work(conn).await;
+    };
+    if let Some(kept) = begin(conn, request).await? {
+        return Ok((kept, Hints::default()));
+    }
+    let (made, hints) = work(conn).await?;
+    finish(conn, request, &made).await?;
+    Ok((made, hints))
+}
+
 /// Claims the key, or gives the answer that was kept under it.
 ///
 /// # Errors
 /// `IdempotencyKeyReused` when the key came with another body before.
-pub async fn begin(conn: &mut Conn, request: &Request) -> Result<Option<Answer>> {
+async fn begin(conn: &mut Conn, request: &Request) -> Result<Option<Answer>> {
     let inserted = Statement::new(
         "-- idempotency::begin\nINSERT INTO idempotency_keys (caller, method, path, key, body_sha256) \
          VALUES ($1, 'POST', $2, $3, $4) ON CONFLICT (caller, method, path, key) DO UPDATE SET \
@@ -105,7 +127,7 @@ pub async fn begin(conn: &mut Conn, request: &Request) -> Result<Option<Answer>>
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn finish(conn: &mut Conn, request: &Request, answer: &Answer) -> Result<()> {
+async fn finish(conn: &mut Conn, request: &Request, answer: &Answer) -> Result<()> {
     Statement::new(
         "-- idempotency::finish\nUPDATE idempotency_keys SET status = $4, location = $5, response = $6 \
          WHERE caller = $1 AND method = 'POST' AND path = $2 AND key = $3",

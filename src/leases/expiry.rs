@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use diesel::sql_types::{Double, Nullable, Text};
 use diesel_async::RunQueryDsl;
-use lessor_protocol::EndReason;
+use lessor_protocol::{Actor, EndReason};
 
 use super::renewals::PULSE_GAP_SECONDS;
 use crate::agents::{self, AgentRow};
@@ -44,33 +44,17 @@ async fn expire_in(conn: &mut Conn) -> Result<(u64, Option<Duration>, Hints)> {
         .bind::<Double, _>(PULSE_GAP_SECONDS)
         .load(conn)
         .await?;
-    let names: Vec<String> = expired.iter().map(|agent| agent.name.clone()).collect();
-    if !names.is_empty() {
+    for agent in &expired {
+        tracing::info!(
+            agent = agent.name,
+            incarnation = agent.incarnation,
+            "its lease has ended"
+        );
+    }
+    if !expired.is_empty() {
         let actor = sessions::system("expiry");
-        for agent in &expired {
-            tracing::info!(
-                agent = agent.name,
-                incarnation = agent.incarnation,
-                "its lease has ended"
-            );
-            agents::record(conn, agent, &actor, "agent.expired", None).await?;
-            let hint = hints.pool(&agent.pool);
-            hint.agents.insert(agent.name.clone());
-            // Who is now the last of the domain may have more to do, cordoned as it is.
-            hint.domains.insert(agent.resource_domain.clone());
-        }
-        let rows = sessions::lock_assigned_to(conn, &names).await?;
-        hints.merge(release(conn, rows, EndReason::LeaseExpired).await?);
-        let mut domains = std::collections::BTreeMap::<String, Vec<String>>::new();
-        for agent in expired {
-            domains
-                .entry(agent.pool)
-                .or_default()
-                .push(agent.resource_domain);
-        }
-        for (pool, domains) in domains {
-            super::refresh_domains(conn, &pool, domains).await?;
-        }
+        let (_, released) = release_all_of(conn, &expired, (&actor, None), release).await?;
+        hints.merge(released);
     }
     let next: Next = Statement::new(
         "-- leases::next_expiry\nSELECT extract(epoch FROM min(lease_expires_at) - clock_timestamp())\
@@ -81,39 +65,70 @@ async fn expire_in(conn: &mut Conn) -> Result<(u64, Option<Duration>, Hints)> {
     let next = next
         .seconds
         .map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));
-    Ok((names.len() as u64, next, hints))
+    Ok((expired.len() as u64, next, hints))
 }
 
-/// Takes locked sessions away from assignees that are not live; no epoch changes.
-async fn release(conn: &mut Conn, rows: Vec<SessionRow>, reason: EndReason) -> Result<Hints> {
+/// What becomes of the agents whose leases have ended in this transaction, which has their rows locked:
+/// the end is told, with a reason, and their sessions are let go of by `release`. How many those were.
+pub(super) async fn release_all_of(
+    conn: &mut Conn,
+    agents: &[AgentRow],
+    (actor, reason): (&Actor, Option<&str>),
+    release: fn(&mut Draft, &Context<'_>),
+) -> Result<(usize, Hints)> {
+    let mut hints = Hints::default();
+    for agent in agents {
+        agents::record(conn, agent, actor, "agent.expired", reason).await?;
+        let hint = hints.pool(&agent.pool);
+        hint.agents.insert(agent.name.clone());
+        // Who is now the last of the domain may have more to do, cordoned as it is.
+        hint.domains.insert(agent.resource_domain.clone());
+    }
+    let names: Vec<String> = agents.iter().map(|agent| agent.name.clone()).collect();
+    let rows = sessions::lock_assigned_to(conn, &names).await?;
+    let released = rows.len();
+    hints.merge(release_each(conn, rows, actor, release).await?);
+    let mut domains = std::collections::BTreeMap::<&str, Vec<String>>::new();
+    for agent in agents {
+        let of = domains.entry(&agent.pool).or_default();
+        of.push(agent.resource_domain.clone());
+    }
+    for (pool, domains) in domains {
+        super::refresh_domains(conn, pool, domains).await?;
+    }
+    Ok((released, hints))
+}
+
+/// Takes locked sessions away from their assignees, as the rules of their pools have it.
+async fn release_each(
+    conn: &mut Conn,
+    rows: Vec<SessionRow>,
+    actor: &Actor,
+    release: fn(&mut Draft, &Context<'_>),
+) -> Result<Hints> {
     let now = sessions::now(conn).await?;
-    let actor = sessions::system("expiry");
+    let rules = pools::rules_of(conn, rows.iter().map(|row| row.agent_pool.as_str())).await?;
     let mut drafts = Vec::with_capacity(rows.len());
-    let mut rules: Option<(String, lessor_protocol::PoolSpec)> = None;
     for row in rows {
-        let known = rules.take().filter(|(pool, _)| *pool == row.agent_pool);
-        let (name, pool) = match known {
-            Some(known) => known,
-            None => (
-                row.agent_pool.clone(),
-                pools::rules(conn, &row.agent_pool).await?,
-            ),
+        let Some(pool) = rules.get(&row.agent_pool) else {
+            continue;
+        };
+        let ctx = Context {
+            now,
+            pool,
+            actor,
+            epoch_floor: 0,
         };
         let mut draft = Draft::of(row);
-        draft.unassign(
-            &Context {
-                now,
-                pool: &pool,
-                actor: &actor,
-                epoch_floor: 0,
-            },
-            reason,
-            "session.requeued",
-        );
+        release(&mut draft, &ctx);
         drafts.push(draft);
-        rules = Some((name, pool));
     }
     sessions::write(conn, &drafts).await
+}
+
+/// Its assignee is not live any more; no epoch changes.
+fn release(draft: &mut Draft, ctx: &Context<'_>) {
+    draft.unassign(ctx, EndReason::LeaseExpired, "session.requeued");
 }
 
 #[derive(diesel::QueryableByName)]
@@ -158,7 +173,7 @@ pub async fn release_orphans(app: &Arc<App>) -> Result<()> {
                         "sessions of agents that are not live were found"
                     );
                 }
-                release(conn, orphans, EndReason::LeaseExpired).await
+                release_each(conn, orphans, &sessions::system("expiry"), release).await
             })
         })
         .await?;

@@ -17,13 +17,14 @@
 
 use std::time::Duration;
 
-use diesel::sql_types::{BigInt, Text};
+use diesel::sql_types::{Array, BigInt, Nullable, Text};
 use diesel_async::RunQueryDsl;
 
+use super::expiry::release_all_of;
+use crate::agents;
 use crate::error::{Error, Result};
-use crate::sessions::{self, Context, Draft};
+use crate::sessions::{self, Draft};
 use crate::store::{Conn, Db, Statement};
-use crate::{agents, pools};
 
 /// How far floors are raised: nobody assigns one session, or registers, as often between a backup
 /// and its restore.
@@ -54,6 +55,12 @@ struct Floors {
     lease_epoch_floor: i64,
     #[diesel(sql_type = BigInt)]
     incarnation_floor: i64,
+}
+
+#[derive(diesel::QueryableByName)]
+struct Pulse {
+    #[diesel(sql_type = Nullable<Text>)]
+    at: Option<String>,
 }
 
 #[derive(diesel::QueryableByName)]
@@ -103,11 +110,8 @@ async fn beats(db: &Db) -> Result<bool> {
     let pulse = || {
         db.read("leases::last_pulse", |conn| {
             Box::pin(async move {
-                let found: Vec<Name> =
-                    Statement::new("-- leases::last_pulse\nSELECT at::text AS name FROM pulse")
-                        .load(conn)
-                        .await?;
-                Ok(found.into_iter().map(|row| row.name).next())
+                let text = "-- leases::last_pulse\nSELECT max(at)::text AS at FROM pulse";
+                Ok(Statement::new(text).get_result::<Pulse>(conn).await?.at)
             })
         })
     };
@@ -126,33 +130,14 @@ async fn end_some(conn: &mut Conn) -> Result<(usize, usize)> {
     .await?;
     let names: Vec<String> = names.into_iter().map(|row| row.name).collect();
     let rows = agents::lock(conn, &names).await?;
-    let actor = sessions::system("restore-fence");
-    let mut released = 0;
-    for agent in &rows {
-        agents::record(conn, agent, &actor, "agent.expired", Some("restored")).await?;
-        let rules = pools::rules(conn, &agent.pool).await?;
-        let held = sessions::lock_assigned_to(conn, std::slice::from_ref(&agent.name)).await?;
-        released += held.len();
-        let ctx = Context {
-            now: sessions::now(conn).await?,
-            pool: &rules,
-            actor: &actor,
-            epoch_floor: 0,
-        };
-        let mut drafts: Vec<Draft> = held.into_iter().map(Draft::of).collect();
-        for draft in &mut drafts {
-            draft.release_after_restore(&ctx);
-        }
-        sessions::write(conn, &drafts).await?;
-    }
     let ended = "-- leases::end_restored\nUPDATE agents SET live = false, expired_at = clock_timestamp() \
         WHERE live AND name = ANY ($1)";
     Statement::new(ended)
-        .bind::<diesel::sql_types::Array<Text>, _>(names)
+        .bind::<Array<Text>, _>(names)
         .execute(conn)
         .await?;
-    for agent in &rows {
-        super::refresh_domains(conn, &agent.pool, vec![agent.resource_domain.clone()]).await?;
-    }
+    let by = (&sessions::system("restore-fence"), Some("restored"));
+    // Nobody is woken: no server runs.
+    let (released, _) = release_all_of(conn, &rows, by, Draft::release_after_restore).await?;
     Ok((rows.len(), released))
 }

@@ -62,20 +62,16 @@ where
             let (preconditions, actor) = (preconditions.clone(), actor.clone());
             let answer = answer.clone();
             Box::pin(async move {
-                if let Some(request) = &request
-                    && let Some(kept) = idempotency::begin(conn, request).await?
-                {
-                    return Ok((kept, Hints::default()));
-                }
-                let id = id.to_string();
-                let (row, hints) = move_it(conn, &id, &to, &preconditions, &actor).await?;
-                let mut session = Session::from(row);
-                session.last_activity_at = last_activity_at;
-                let made = answer(session)?;
-                if let Some(request) = &request {
-                    idempotency::finish(conn, request, &made).await?;
-                }
-                Ok((made, hints))
+                idempotency::once(conn, request.as_ref(), move |conn| {
+                    Box::pin(async move {
+                        let id = id.to_string();
+                        let (row, hints) = move_it(conn, &id, &to, &preconditions, &actor).await?;
+                        let mut session = Session::from(row);
+                        session.last_activity_at = last_activity_at;
+                        Ok((answer(session)?, hints))
+                    })
+                })
+                .await
             })
         })
         .await?;

@@ -1,5 +1,7 @@
 //! The SQL of pools.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Double, Nullable, Text};
@@ -152,6 +154,20 @@ pub async fn rules(conn: &mut Conn, name: &str) -> Result<PoolSpec> {
         .optional()?;
     row.map(|row| row.spec())
         .ok_or_else(|| Error::PoolNotFound(name.to_owned()))
+}
+
+/// The rules that hold in each of these pools.
+pub async fn rules_of(
+    conn: &mut Conn,
+    names: impl IntoIterator<Item = &str> + Send,
+) -> Result<BTreeMap<String, PoolSpec>> {
+    let names: BTreeSet<String> = names.into_iter().map(ToOwned::to_owned).collect();
+    let mut rules = BTreeMap::new();
+    for name in names {
+        let of = self::rules(conn, &name).await?;
+        rules.insert(name, of);
+    }
+    Ok(rules)
 }
 
 /// No new lease epoch is below this.

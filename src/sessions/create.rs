@@ -144,17 +144,14 @@ where
             let (news, request) = (Arc::clone(&news), request.clone());
             let (actor, answer) = (actor.clone(), answer.clone());
             Box::pin(async move {
-                if let Some(request) = &request
-                    && let Some(kept) = idempotency::begin(conn, request).await?
-                {
-                    return Ok((kept, Hints::default()));
-                }
-                let (rows, hints) = insert(conn, &news, &actor).await?;
-                let made = answer(rows.into_iter().map(Session::from).collect())?;
-                if let Some(request) = &request {
-                    idempotency::finish(conn, request, &made).await?;
-                }
-                Ok((made, hints))
+                idempotency::once(conn, request.as_ref(), move |conn| {
+                    Box::pin(async move {
+                        let (rows, hints) = insert(conn, &news, &actor).await?;
+                        let made = answer(rows.into_iter().map(Session::from).collect())?;
+                        Ok((made, hints))
+                    })
+                })
+                .await
             })
         })
         .await?;

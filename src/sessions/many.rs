@@ -7,8 +7,6 @@
 //!   the change would not change, stays as it is.
 //! - What is changed is no more a candidate, so a change that is repeated begins where it ended.
 
-use std::collections::BTreeMap;
-
 use diesel::dsl::{count_star, sql};
 use diesel::prelude::*;
 use diesel::sql_types::Bool;
@@ -173,13 +171,7 @@ impl Many {
         actor: &Actor,
     ) -> Result<Vec<Draft>> {
         let now = store::now_that_all_is_locked(conn).await?;
-        let mut rules = BTreeMap::new();
-        for row in &rows {
-            if !rules.contains_key(&row.agent_pool) {
-                let of = pools::rules(conn, &row.agent_pool).await?;
-                rules.insert(row.agent_pool.clone(), of);
-            }
-        }
+        let rules = pools::rules_of(conn, rows.iter().map(|row| row.agent_pool.as_str())).await?;
         let mut drafts = Vec::with_capacity(rows.len());
         for row in rows {
             let Some(pool) = rules.get(&row.agent_pool) else {

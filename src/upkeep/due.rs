@@ -65,13 +65,7 @@ async fn due(conn: &mut Conn) -> Result<(Option<Duration>, Hints)> {
         hints = Hints::of(rows.iter());
         let now = sessions::now(conn).await?;
         let actor = sessions::system("deadline");
-        let mut names: Vec<&String> = found.iter().map(|due| &due.pool).collect();
-        names.sort_unstable();
-        names.dedup();
-        let mut rules = std::collections::BTreeMap::new();
-        for pool in names {
-            rules.insert(pool.clone(), pools::rules(conn, pool).await?);
-        }
+        let rules = pools::rules_of(conn, found.iter().map(|due| due.pool.as_str())).await?;
         let mut drafts = Vec::new();
         for row in rows {
             let Some(pool) = rules.get(&row.agent_pool) else {

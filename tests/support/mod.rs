@@ -174,15 +174,7 @@ impl TestServer {
 
     /// An agent of a pool, registered with its own instance.
     pub async fn agent(&self, name: &str, pool: &str, domain: &str, capacity: i32) -> TestAgent {
-        let mut agent = TestAgent {
-            name: name.to_owned(),
-            instance: Uuid::new_v4().to_string(),
-            incarnation: 0,
-            pool: pool.to_owned(),
-            domain: domain.to_owned(),
-            capacity,
-            client: self.client.clone(),
-        };
+        let mut agent = TestAgent::new(&self.client, name, (pool, domain), capacity);
         agent.register(&[]).await;
         agent
     }
@@ -234,6 +226,19 @@ pub struct TestAgent {
 }
 
 impl TestAgent {
+    /// One that has not registered yet, of a pool and a domain.
+    pub fn new(client: &Client, name: &str, (pool, domain): (&str, &str), capacity: i32) -> Self {
+        Self {
+            name: name.to_owned(),
+            instance: Uuid::new_v4().to_string(),
+            incarnation: 0,
+            pool: pool.to_owned(),
+            domain: domain.to_owned(),
+            capacity,
+            client: client.clone(),
+        }
+    }
+
     /// The same agent at another server.
     pub fn at(&self, server: &TestServer) -> Self {
         Self {
