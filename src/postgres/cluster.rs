@@ -43,6 +43,7 @@ pub struct Cluster {
     pub(super) data_dir: PathBuf,
     fsync: bool,
     max_connections: u32,
+    shared_buffers_mb: u32,
     /// Released by the kernel when this is dropped or the process dies; not inherited by PostgreSQL.
     _lock: File,
 }
@@ -74,6 +75,7 @@ impl Cluster {
             data_dir,
             fsync: options.fsync,
             max_connections: options.max_connections,
+            shared_buffers_mb: options.shared_buffers_mb,
             _lock: lock,
         };
         if data_major.is_none() {
@@ -100,7 +102,7 @@ impl Cluster {
         set("port", "5432");
         set("unix_socket_permissions", "0700");
         set("max_connections", &self.max_connections.to_string());
-        set("shared_buffers", "64MB");
+        set("shared_buffers", &format!("{}MB", self.shared_buffers_mb));
         set("timezone", "UTC");
         set("log_timezone", "UTC");
         set("lc_messages", "C");

@@ -66,6 +66,8 @@ pub struct Options {
     pub fsync: bool,
     /// The server's limit; 3 of them are kept for superusers, whom we connect as.
     pub max_connections: u32,
+    /// How much memory PostgreSQL keeps pages in, in MB.
+    pub shared_buffers_mb: u32,
     /// What ties the server's life to ours.
     pub guard: Guard,
 }
@@ -78,6 +80,7 @@ impl Options {
             bin_dir: None,
             fsync: true,
             max_connections: 100,
+            shared_buffers_mb: 64,
             guard: Guard::OwnBinary,
         }
     }

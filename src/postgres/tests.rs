@@ -10,6 +10,7 @@ fn options(folder: &TestFolder) -> Options {
     Options {
         fsync: false,
         max_connections: 20,
+        shared_buffers_mb: 16,
         guard: if cfg!(target_os = "linux") {
             Guard::Setpriv
         } else {

@@ -452,6 +452,7 @@ fn start_shared(root: &Path) {
     let options = Options {
         fsync: false,
         max_connections: MAX_CONNECTIONS,
+        shared_buffers_mb: 64,
         guard: Guard::Setpriv,
         ..Options::new(root.join("data"))
     };

@@ -1,0 +1,245 @@
+//! Load: pools, agents and backlogs to work on, and agents that claim in a loop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::http::Connection;
+use crate::service::Service;
+
+/// The lease time of a pool whose agents are not to be expired in the middle of a measurement.
+pub const LONG_LEASE_SECONDS: f64 = 3_600.0;
+
+/// An agent of the load, with what it has not reported on yet.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    /// Its name.
+    pub name: String,
+    /// The number of its run.
+    pub incarnation: i64,
+    /// Offers to accept with the next claim.
+    pub offers: Vec<Offer>,
+}
+
+/// A session that was offered.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// The session.
+    pub id: Uuid,
+    /// Under which epoch.
+    pub lease_epoch: i64,
+    /// Of which generation.
+    pub generation: i64,
+}
+
+#[derive(Deserialize)]
+struct Claimed {
+    assignments: Vec<Assignment>,
+    results: Vec<ReportResult>,
+}
+
+#[derive(Deserialize)]
+struct Assignment {
+    session: SessionId,
+    lease_epoch: i64,
+    generation: i64,
+}
+
+#[derive(Deserialize)]
+struct SessionId {
+    id: Uuid,
+}
+
+#[derive(Deserialize)]
+struct ReportResult {
+    outcome: String,
+}
+
+/// Makes a pool.
+///
+/// # Errors
+/// When the service refuses.
+pub async fn pool(service: &Service, name: &str, lease_ttl_seconds: f64) -> Result<()> {
+    let mut connection = service.connect().await?;
+    let body = json!({"platform": "process", "lease_ttl_seconds": lease_ttl_seconds,
+        "accept_timeout_seconds": 600, "start_timeout_seconds": 86_400});
+    connection
+        .put::<Value>(&format!("/v1/pools/{name}"), &body)
+        .await?;
+    Ok(())
+}
+
+/// Registers agents of a pool, all in one domain.
+///
+/// # Errors
+/// When the service refuses.
+pub async fn agents(service: &Service, pool: &str, count: usize) -> Result<Vec<Agent>> {
+    let mut connection = service.connect().await?;
+    let mut agents = Vec::with_capacity(count);
+    for number in 0..count {
+        let name = format!("{pool}-{number:05}");
+        agents.push(register(&mut connection, pool, &name, "here").await?);
+    }
+    Ok(agents)
+}
+
+/// Registers one agent.
+///
+/// # Errors
+/// When the service refuses.
+pub async fn register(
+    connection: &mut Connection,
+    pool: &str,
+    name: &str,
+    domain: &str,
+) -> Result<Agent> {
+    let body = json!({"pool": pool, "resource_domain": domain, "capacity": 1_000_000});
+    let answer: Value = connection
+        .put(&format!("/v1/agents/{name}"), &body)
+        .await?;
+    let incarnation = answer["incarnation"].as_i64();
+    Ok(Agent {
+        name: name.to_owned(),
+        incarnation: incarnation.ok_or_else(|| Error::said("no incarnation"))?,
+        offers: Vec::new(),
+    })
+}
+
+/// Sessions that wait to be started in a pool, put there by SQL, without history. They are vacuumed and
+/// analysed, as after a day on which autovacuum kept up.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn backlog(client: &Client, pool: &str, count: usize) -> Result<()> {
+    client
+        .batch_execute(&format!(
+            "INSERT INTO sessions (id, agent_pool, platform, spec, desired_state, state, restart,
+                 created_at, updated_at, queued_at)
+             SELECT gen_random_uuid(), '{pool}', 'process', '{SPEC}', 'running', 'pending', 'on_failure',
+                 now(), now(), now() + n * interval '1 microsecond'
+             FROM generate_series(1, {count}) n"
+        ))
+        .await?;
+    client.batch_execute("VACUUM ANALYZE sessions").await?;
+    client.batch_execute("CHECKPOINT").await?;
+    Ok(())
+}
+
+/// What a session of the load runs.
+pub const SPEC: &str = r#"{"command": ["sleep", "60"], "env": {"USER": "someone"}}"#;
+
+/// How agents claim.
+#[derive(Clone, Copy, Debug)]
+pub struct Claiming {
+    /// How many sessions a claim asks for.
+    pub max_sessions: usize,
+    /// How long it waits.
+    pub wait_seconds: f64,
+    /// How many claims are under way at a time.
+    pub in_flight: usize,
+    /// For how long.
+    pub time: Duration,
+}
+
+/// Claims with many agents; each claim carries the acceptance of what the agent's last one was given.
+/// Gives how many sessions a second were claimed. Each of `in_flight` connections serves its share of
+/// the agents in turn.
+///
+/// # Errors
+/// When a claim fails, or a report is not accepted.
+pub async fn claim(service: &Service, agents: &mut [Agent], how: Claiming) -> Result<f64> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let claimed = Arc::new(AtomicU64::new(0));
+    let mut shares: Vec<Vec<Agent>> = vec![Vec::new(); how.in_flight];
+    for (number, agent) in agents.iter().enumerate() {
+        shares[number % how.in_flight].push(agent.clone());
+    }
+    let mut tasks = Vec::new();
+    for share in shares {
+        let connection = service.connect().await?;
+        let (stop, claimed) = (Arc::clone(&stop), Arc::clone(&claimed));
+        tasks.push(tokio::spawn(claim_in_turn(
+            connection, share, how, stop, claimed,
+        )));
+    }
+    // The first claims pay for connections and plans.
+    tokio::time::sleep(how.time.mul_f64(0.1)).await;
+    let (begun, before) = (Instant::now(), claimed.load(Ordering::Relaxed));
+    tokio::time::sleep(how.time).await;
+    let count = claimed.load(Ordering::Relaxed) - before;
+    let took = begun.elapsed().as_secs_f64();
+    stop.store(true, Ordering::Relaxed);
+    let mut left = Vec::with_capacity(agents.len());
+    for task in tasks {
+        let share = task
+            .await
+            .map_err(|error| Error::said(error.to_string()))??;
+        left.extend(share);
+    }
+    left.sort_by(|a, b| a.name.cmp(&b.name));
+    agents.clone_from_slice(&left);
+    #[allow(clippy::cast_precision_loss, reason = "a count")]
+    Ok(count as f64 / took)
+}
+
+async fn claim_in_turn(
+    mut connection: Connection,
+    mut share: Vec<Agent>,
+    how: Claiming,
+    stop: Arc<AtomicBool>,
+    claimed: Arc<AtomicU64>,
+) -> Result<Vec<Agent>> {
+    if share.is_empty() {
+        return Ok(share);
+    }
+    let mut turn = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let agent = &mut share[turn];
+        let got = claim_once(&mut connection, agent, how.max_sessions, how.wait_seconds).await?;
+        claimed.fetch_add(got as u64, Ordering::Relaxed);
+        turn = (turn + 1) % share.len();
+    }
+    Ok(share)
+}
+
+/// One claim, with the acceptance of what the last one was given; how many sessions it was given.
+///
+/// # Errors
+/// When it fails, or a report is not accepted.
+pub async fn claim_once(
+    connection: &mut Connection,
+    agent: &mut Agent,
+    max_sessions: usize,
+    wait_seconds: f64,
+) -> Result<usize> {
+    let reports: Vec<Value> = agent.offers.iter().map(|o| report(o, "starting")).collect();
+    let body = json!({"incarnation": agent.incarnation, "max_sessions": max_sessions,
+        "wait_seconds": wait_seconds, "reports": reports});
+    let path = format!("/v1/agents/{}/claim", agent.name);
+    let answer: Claimed = connection.post(&path, &body).await?;
+    if let Some(refused) = answer.results.iter().find(|r| r.outcome != "accepted") {
+        return Err(Error::said(format!("a report was {}", refused.outcome)));
+    }
+    agent.offers = answer
+        .assignments
+        .into_iter()
+        .map(|a| Offer {
+            id: a.session.id,
+            lease_epoch: a.lease_epoch,
+            generation: a.generation,
+        })
+        .collect();
+    Ok(agent.offers.len())
+}
+
+/// A report on a session.
+pub fn report(offer: &Offer, state: &str) -> Value {
+    json!({"session_id": offer.id, "lease_epoch": offer.lease_epoch,
+        "observed_generation": offer.generation, "state": state})
+}

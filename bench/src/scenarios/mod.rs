@@ -1,0 +1,50 @@
+//! The scenarios: what is measured, beside what, and what it must reach.
+
+mod claims;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::bench::Bench;
+use crate::error::{Error, Result};
+use crate::measure::Line;
+
+/// What a scenario's measurement is.
+pub type Run = for<'b> fn(&'b Bench) -> Pin<Box<dyn Future<Output = Result<Vec<Line>>> + 'b>>;
+
+/// Something that is measured.
+pub struct Scenario {
+    /// Its name at the command line.
+    pub name: &'static str,
+    /// What it measures, in a line.
+    pub about: &'static str,
+    /// Its measurement.
+    pub run: Run,
+}
+
+/// All of them, in the order in which they run.
+pub const ALL: &[Scenario] = &[Scenario {
+    name: "claims",
+    about: "claims over HTTP, each carrying the acceptance of the one before, beside a bare claim and accept",
+    run: |bench| Box::pin(claims::run(bench)),
+}];
+
+/// Those with these names; all if none is named.
+///
+/// # Errors
+/// When there is none of a name.
+pub fn choose(names: &[String]) -> Result<Vec<&'static Scenario>> {
+    if names.is_empty() {
+        return Ok(ALL.iter().collect());
+    }
+    names
+        .iter()
+        .map(|name| {
+            ALL.iter().find(|s| s.name == name).ok_or_else(|| {
+                let known: Vec<&str> = ALL.iter().map(|s| s.name).collect();
+                let known = known.join(", ");
+                Error::said(format!("there is no scenario `{name}`; there are {known}"))
+            })
+        })
+        .collect()
+}
