@@ -127,9 +127,16 @@ impl Bench {
         Ok(())
     }
 
-    /// One of PostgreSQL's programs, `pgbench` for example.
+    /// One of PostgreSQL's programs, `pgbench` for example: beside the server's, wherever that was linked
+    /// from, or wherever the shell finds it.
     pub fn postgres_program(&self, name: &str) -> Command {
-        Command::new(self.binaries.program(name))
+        let server = self.binaries.program("postgres").canonicalize();
+        let beside = server.ok().map(|server| server.with_file_name(name));
+        Command::new(
+            beside
+                .filter(|program| program.is_file())
+                .unwrap_or_else(|| name.into()),
+        )
     }
 
     /// The pid of the postmaster.

@@ -100,9 +100,7 @@ pub async fn register(
     domain: &str,
 ) -> Result<Agent> {
     let body = json!({"pool": pool, "resource_domain": domain, "capacity": 1_000_000});
-    let answer: Value = connection
-        .put(&format!("/v1/agents/{name}"), &body)
-        .await?;
+    let answer: Value = connection.put(&format!("/v1/agents/{name}"), &body).await?;
     let incarnation = answer["incarnation"].as_i64();
     Ok(Agent {
         name: name.to_owned(),

@@ -154,7 +154,10 @@ mod tests {
     fn a_line_is_judged_by_the_median_of_its_ratios() {
         let rounds = [(10.0, 10.0), (30.0, 10.0), (20.0, 10.0)];
         let line = Line::ratio("x", "/s", "bare", &rounds, Target::AtLeast(2.0));
-        assert_eq!((line.ratio.median, line.ratio.min, line.ratio.max), (2.0, 1.0, 3.0));
+        assert_eq!(
+            (line.ratio.median, line.ratio.min, line.ratio.max),
+            (2.0, 1.0, 3.0)
+        );
         assert_eq!(line.met, Some(true));
         let line = Line::ratio("x", "/s", "bare", &rounds, Target::AtLeast(2.1));
         assert_eq!(line.met, Some(false));

@@ -53,13 +53,7 @@ pub async fn latencies(
 ) -> Result<Vec<f64>> {
     let prefix = bench.scratch.join("pgbench_log");
     let prefix_text = prefix.to_string_lossy().into_owned();
-    let arguments = [
-        "-t",
-        &runs.to_string(),
-        "-l",
-        "--log-prefix",
-        &prefix_text,
-    ];
+    let arguments = ["-t", &runs.to_string(), "-l", "--log-prefix", &prefix_text];
     pgbench(bench, database, script, 1, &arguments).await?;
     let mut found = Vec::with_capacity(runs);
     let entries = std::fs::read_dir(&bench.scratch).map_err(Error::io("read", &bench.scratch))?;
@@ -71,7 +65,11 @@ pub async fn latencies(
         let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
         // client, transaction, time in µs, script, when
         let times = text.lines().filter_map(|line| line.split(' ').nth(2));
-        found.extend(times.filter_map(|us| us.parse::<f64>().ok()).map(|us| us / 1e3));
+        found.extend(
+            times
+                .filter_map(|us| us.parse::<f64>().ok())
+                .map(|us| us / 1e3),
+        );
         std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
     }
     Ok(found)

@@ -110,11 +110,7 @@ impl fmt::Display for Scenario {
                 Some((name, theirs)) => writeln!(
                     f,
                     "  {:<38} {:>26} {:<3} beside {:>26} ({name})  ratio {:>22}  {target:<8} {met}",
-                    line.case,
-                    line.ours,
-                    line.unit,
-                    theirs,
-                    line.ratio,
+                    line.case, line.ours, line.unit, theirs, line.ratio,
                 )?,
                 None => writeln!(
                     f,

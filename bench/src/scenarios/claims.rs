@@ -22,7 +22,7 @@ UPDATE sessions SET assigned_agent_id = 'a' || :agent, assigned_incarnation = 1,
     lease_epoch = lease_epoch + 1, offered_until = now() + interval '10 minutes', version = version + 1
 WHERE id = ANY (ARRAY(SELECT id FROM picked)) RETURNING id, lease_epoch \gset
 UPDATE sessions SET state = 'starting', resource_domain = 'here', offered_until = NULL, version = version + 1
-WHERE id = ':id' AND assigned_agent_id = 'a' || :agent AND lease_epoch = :lease_epoch;
+WHERE id = :id AND assigned_agent_id = 'a' || :agent AND lease_epoch = :lease_epoch;
 ";
 
 /// Measures it.
@@ -39,8 +39,7 @@ pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
     // Neither side may run out of work.
     let each = bench.effort.size(400_000, 20_000);
     load::backlog(&client, "bare", each).await?;
-    let clients =
-        reference::best_clients(bench, &database, CLAIM_AND_ACCEPT, &[8, 16, 32]).await?;
+    let clients = reference::best_clients(bench, &database, CLAIM_AND_ACCEPT, &[8, 16, 32]).await?;
     let mut lines = Vec::new();
     for (in_flight, least) in CASES {
         let mut rounds = Vec::new();
