@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::events::{self, Tail};
 use crate::leases::Renewals;
 use crate::limits::Activities;
+use crate::reports::Reporting;
 use crate::store::Db;
 use crate::upkeep;
 use crate::wakeups::{self, Hub};
@@ -64,6 +65,8 @@ pub struct App {
     pub hub: Hub,
     /// Where leases are renewed.
     pub renewals: Renewals,
+    /// Where reports are taken.
+    pub reporting: Reporting,
     /// Where heartbeats tell of activity.
     pub activities: Activities,
     /// Where claims are answered.
@@ -102,6 +105,7 @@ impl App {
         count_from_zero();
         let (hub, outgoing) = Hub::new();
         let (renewals, workers) = Renewals::new();
+        let (reporting, taking) = Reporting::new();
         let (activities, activity_worker) = Activities::new();
         let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
         let background = TaskTracker::new();
@@ -110,6 +114,7 @@ impl App {
             db: db.clone(),
             hub: hub.clone(),
             renewals,
+            reporting,
             activities,
             dispatchers,
             tail: Tail::new(settings.max_event_streams),
@@ -123,6 +128,7 @@ impl App {
             background: background.clone(),
         });
         background.spawn(workers.run(db.clone(), halt.clone()));
+        background.spawn(taking.run(db.clone(), hub.clone(), halt.clone()));
         background.spawn(activity_worker.run(db, halt.clone()));
         background.spawn(wakeups::carry(
             settings.listen_url,

@@ -176,12 +176,14 @@ pub async fn dispatch(conn: &mut Conn, round: &Round) -> Result<Done> {
 
     let mut candidates = Vec::new();
     let mut by_name: HashMap<&str, &LockedAgent> = HashMap::new();
+    let asking_as: HashMap<&str, &Asking> = round
+        .asking
+        .iter()
+        .map(|asking| (asking.agent.as_str(), asking))
+        .collect();
     for agent in &locked {
         by_name.insert(&agent.name, agent);
-        let asking = round
-            .asking
-            .iter()
-            .find(|asking| asking.agent == agent.name);
+        let asking = asking_as.get(agent.name.as_str());
         // Only the newest claim of the current run of a live agent can be given work.
         if let Some(asking) = asking
             && agent.live

@@ -61,11 +61,19 @@ impl Given {
             .iter()
             .map(|candidate| (candidate.name.clone(), candidate.room))
             .collect();
+        let places: HashMap<String, usize> = candidates
+            .iter()
+            .enumerate()
+            .map(|(at, candidate)| (candidate.name.clone(), at))
+            .collect();
         for row in rows {
-            let holder = candidates
-                .iter_mut()
-                .find(|c| Some(&c.name) == row.assigned_agent_id.as_ref());
-            let Some(holder) = holder else { continue };
+            let place = row
+                .assigned_agent_id
+                .as_ref()
+                .and_then(|name| places.get(name));
+            let Some(holder) = place.and_then(|at| candidates.get_mut(*at)) else {
+                continue;
+            };
             let told = self.assignments.get(&holder.name).map_or(0, Vec::len);
             // A claim for no sessions is still told about what it holds.
             let most = asked
@@ -214,12 +222,15 @@ impl Given {
             hints,
             ..Done::default()
         };
+        let locked: HashMap<&str, &LockedAgent> =
+            locked.iter().map(|row| (row.name.as_str(), row)).collect();
+        let used: HashMap<&str, i32> = candidates
+            .iter()
+            .map(|c| (c.name.as_str(), c.slots_used))
+            .collect();
         for asking in &round.asking {
-            let row = locked.iter().find(|row| row.name == asking.agent);
-            let used = candidates
-                .iter()
-                .find(|c| c.name == asking.agent)
-                .map(|c| c.slots_used);
+            let row = locked.get(asking.agent.as_str());
+            let used = used.get(asking.agent.as_str()).copied();
             let assignments = self.assignments.remove(&asking.agent).unwrap_or_default();
             let standing = row.map(|row| Standing {
                 incarnation: row.incarnation,

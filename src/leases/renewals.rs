@@ -4,7 +4,7 @@
 //! nobody, and under load one statement serves hundreds. The pulse goes through the same
 //! connections and the same batches, so that it cannot be well while heartbeats are not.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use diesel::sql_types::{Array, BigInt, Bool, Double, Integer, Nullable, Text, Uuid as SqlUuid};
@@ -209,12 +209,15 @@ async fn serve(db: &Db, batch: Vec<Request>, beat_pulse: bool) {
         })
         .await;
     match answered {
-        Ok(mut rows) => {
+        Ok(rows) => {
+            let mut rows: HashMap<String, Row> = rows
+                .into_iter()
+                .map(|row| (row.agent.clone(), row))
+                .collect();
             for request in batch {
-                let at = rows.iter().position(|row| row.agent == request.agent);
-                let answer = at.map_or_else(
+                let answer = rows.remove(&request.agent).map_or_else(
                     || Err(Error::AgentNotRegistered(request.agent.clone())),
-                    |at| rows.swap_remove(at).into_renewal(),
+                    Row::into_renewal,
                 );
                 // A client that hung up has been renewed all the same: the beat had arrived.
                 let _ = request.reply.send(answer);

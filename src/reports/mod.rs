@@ -2,24 +2,62 @@
 //!
 //! The agent's row is locked first and its lease checked there; each report is then judged by the
 //! pure rules of `sessions`, and what was accepted is written by one statement whose UPDATE checks
-//! assignee and epoch once more.
+//! assignee and epoch once more. What many agents say at the same time is taken in one transaction
+//! (`gathered.rs`); what one says alone does not wait for others.
 
+mod gathered;
 pub mod http;
 
 use std::sync::Arc;
 
-use lessor_protocol::{Actor, ActorType, Outcome, Report, ReportCode, ReportResult};
+use lessor_protocol::{Report, ReportResult};
+use tokio_util::sync::CancellationToken;
 
-use crate::agents;
 use crate::app::App;
-use crate::error::{Error, Result};
-use crate::pools;
-use crate::sessions::{self, Context, Draft};
-use crate::store::Conn;
-use crate::wakeups::Hints;
+use crate::error::Result;
+use crate::store::{Batches, Db, Gather, Limits};
+use crate::wakeups::Hub;
+use gathered::{Said, Taken};
 
 /// The most reports in one call.
 pub const MAX_REPORTS: usize = 1_000;
+
+/// The most reports of a call that is taken together with others, so that these do not wait for it.
+const MAX_GATHERED: usize = 64;
+
+/// How calls are gathered: how many wait, how many make a batch, how many batches are written at once.
+const LIMITS: Limits = Limits {
+    queued: 32_000,
+    batch: 256,
+    at_once: 2,
+};
+
+/// Where agents' reports are taken.
+#[derive(Clone, Debug)]
+pub struct Reporting(Gather<Arc<Said>, Taken>);
+
+/// The task behind [`Reporting`].
+pub struct Taking(Batches<Arc<Said>, Taken>);
+
+impl Reporting {
+    /// The front, and the task that must be run for it.
+    #[must_use]
+    pub fn new() -> (Self, Taking) {
+        let (gather, batches) = Gather::new(LIMITS);
+        (Self(gather), Taking(batches))
+    }
+}
+
+impl Taking {
+    /// Takes reports until it is cancelled.
+    pub async fn run(self, db: Db, hub: Hub, stop: CancellationToken) {
+        let take = move |calls| {
+            let (db, hub) = (db.clone(), hub.clone());
+            async move { gathered::take_together(&db, &hub, calls).await }
+        };
+        self.0.run(stop, take).await;
+    }
+}
 
 /// Takes reports in the order in which they were sent; each stands alone. Without any, it still
 /// says whether this run of the agent may report at all.
@@ -33,83 +71,23 @@ pub async fn take(
     incarnation: i64,
     reports: Vec<Report>,
 ) -> Result<Vec<ReportResult>> {
-    let (agent, reports) = (agent.to_owned(), Arc::new(reports));
-    let (results, hints) = app
-        .db
-        .write("reports::take", move |conn| {
-            let (agent, reports) = (agent.clone(), Arc::clone(&reports));
-            Box::pin(async move { take_in(conn, &agent, incarnation, &reports).await })
-        })
-        .await?;
-    app.hub.committed(hints);
+    let said = Arc::new(Said {
+        agent: agent.to_owned(),
+        incarnation,
+        reports,
+    });
+    let taken = if said.reports.len() <= MAX_GATHERED {
+        app.reporting.0.submit(Arc::clone(&said)).await?
+    } else {
+        None
+    };
+    let results = match taken {
+        Some(results) => results,
+        None => gathered::take_alone(&app.db, &app.hub, said).await?,
+    };
     for result in &results {
         metrics::counter!("lessor_reports_total", "outcome" => result.outcome.as_str())
             .increment(1);
     }
     Ok(results)
-}
-
-async fn take_in(
-    conn: &mut Conn,
-    agent: &str,
-    incarnation: i64,
-    reports: &[Report],
-) -> Result<(Vec<ReportResult>, Hints)> {
-    let row = agents::lock_one(conn, agent)
-        .await?
-        .ok_or_else(|| Error::AgentNotRegistered(agent.to_owned()))?;
-    row.fence(incarnation)?;
-    let ids: Vec<_> = reports.iter().map(|report| report.session_id).collect();
-    let mut drafts: Vec<Draft> = sessions::lock(conn, &ids)
-        .await?
-        .into_iter()
-        .map(Draft::of)
-        .collect();
-    let now = sessions::now(conn).await?;
-    let pool = pools::rules(conn, &row.pool).await?;
-    let actor = Actor {
-        actor_type: ActorType::Agent,
-        name: agent.to_owned(),
-    };
-    let ctx = Context {
-        now,
-        pool: &pool,
-        actor: &actor,
-        epoch_floor: 0,
-    };
-    let assignee = row.assignee();
-    let results = reports
-        .iter()
-        .map(|report| {
-            let draft = drafts
-                .iter_mut()
-                .find(|draft| draft.row.id == report.session_id);
-            let Some(draft) = draft else {
-                return ReportResult {
-                    session_id: report.session_id,
-                    outcome: Outcome::Rejected,
-                    code: Some(ReportCode::SessionNotFound),
-                    state: None,
-                    lease_epoch: None,
-                };
-            };
-            let (outcome, code) = if sessions::report_is_valid(report) {
-                match draft.report(&ctx, &assignee, report) {
-                    Ok(()) => (Outcome::Accepted, None),
-                    Err((outcome, code)) => (outcome, Some(code)),
-                }
-            } else {
-                (Outcome::Rejected, Some(ReportCode::ValidationFailed))
-            };
-            ReportResult {
-                session_id: report.session_id,
-                outcome,
-                code,
-                state: Some(draft.row.state),
-                lease_epoch: Some(draft.row.lease_epoch),
-            }
-        })
-        .collect();
-    let hints = sessions::write(conn, &drafts).await?;
-    Ok((results, hints))
 }

@@ -137,6 +137,8 @@ pub struct Draft {
     /// The row as it will be written.
     pub row: SessionRow,
     pub(super) was: Was,
+    /// The row as it was locked: it says which columns have changed.
+    pub(super) before: Box<SessionRow>,
     pub(super) events: Vec<NewEvent>,
     pub(super) opened: Option<LedgerOpened>,
     pub(super) changed: Vec<LedgerChanged>,
@@ -180,6 +182,7 @@ impl Draft {
             took_place: row.takes_place(),
         };
         Self {
+            before: Box::new(row.clone()),
             row,
             was,
             events: Vec::new(),

@@ -37,16 +37,29 @@ pub fn with_columns(text: &str) -> String {
 /// # Errors
 /// When the database refuses.
 pub async fn lock(conn: &mut Conn, ids: &[Uuid]) -> Result<Vec<SessionRow>> {
+    let text = "-- sessions::lock\nSELECT {columns} FROM sessions s \
+        WHERE s.id = ANY($1) ORDER BY s.id FOR UPDATE";
+    lock_by(conn, text, ids).await
+}
+
+/// As [`lock`], but leaves out what somebody else has locked.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn lock_free(conn: &mut Conn, ids: &[Uuid]) -> Result<Vec<SessionRow>> {
+    let text = "-- sessions::lock_free\nSELECT {columns} FROM sessions s \
+        WHERE s.id = ANY($1) ORDER BY s.id FOR UPDATE SKIP LOCKED";
+    lock_by(conn, text, ids).await
+}
+
+async fn lock_by(conn: &mut Conn, text: &str, ids: &[Uuid]) -> Result<Vec<SessionRow>> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let text = with_columns(
-        "-- sessions::lock\nSELECT {columns} FROM sessions s WHERE s.id = ANY($1) ORDER BY s.id FOR UPDATE",
-    );
     let mut ids = ids.to_vec();
     ids.sort_unstable();
     ids.dedup();
-    Ok(Statement::new(&text)
+    Ok(Statement::new(&with_columns(text))
         .bind::<Array<SqlUuid>, _>(ids)
         .load(conn)
         .await?)

@@ -9,20 +9,30 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::draft::{AgentEffect, Draft, Was};
-use super::row::SessionRow;
+use super::shape::{self, Few};
 use crate::error::{Error, Result};
 use crate::store::{AsJson, Conn, Statement};
 use crate::wakeups::Hints;
 use crate::{commands, shares};
 
 #[derive(Debug, Serialize)]
-struct ChangedRow<'a> {
+struct ChangedRow<'a, R> {
     #[serde(flatten)]
     was: &'a Was,
     #[serde(flatten)]
-    row: &'a SessionRow,
+    row: R,
     /// When its limits are to be looked at, where that has changed.
     check_at: Option<DateTime<Utc>>,
+}
+
+impl<'a, R> ChangedRow<'a, R> {
+    fn of(draft: &'a Draft, row: R) -> Self {
+        Self {
+            was: &draft.was,
+            row,
+            check_at: draft.limits_changed(),
+        }
+    }
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -50,14 +60,6 @@ pub async fn write(conn: &mut Conn, drafts: &[Draft]) -> Result<Hints> {
     if drafts.is_empty() {
         return Ok(Hints::default());
     }
-    let rows: Vec<_> = drafts
-        .iter()
-        .map(|draft| ChangedRow {
-            was: &draft.was,
-            row: &draft.row,
-            check_at: draft.limits_changed(),
-        })
-        .collect();
     let events: Vec<_> = drafts.iter().flat_map(|draft| &draft.events).collect();
     let opened: Vec<_> = drafts
         .iter()
@@ -69,9 +71,18 @@ pub async fn write(conn: &mut Conn, drafts: &[Draft]) -> Result<Hints> {
         .iter()
         .filter_map(|draft| draft.lost.as_ref())
         .collect();
-    let expected = rows.len();
-    let count = Statement::new(include_str!("write.sql"))
-        .bind::<Json, _>(AsJson(rows))
+    let few: Option<Vec<_>> = drafts
+        .iter()
+        .map(|draft| Some(ChangedRow::of(draft, Few::of(&draft.before, &draft.row)?)))
+        .collect();
+    let statement = match few {
+        Some(rows) => Statement::new(&shape::FEW).bind::<Json, _>(AsJson(rows)),
+        None => {
+            let rows = drafts.iter().map(|draft| ChangedRow::of(draft, &draft.row));
+            Statement::new(&shape::ALL).bind::<Json, _>(AsJson(rows.collect::<Vec<_>>()))
+        }
+    };
+    let count = statement
         .bind::<Json, _>(AsJson(agent_changes(&drafts)))
         .bind::<Json, _>(AsJson(events))
         .bind::<Json, _>(AsJson(opened))
@@ -80,10 +91,11 @@ pub async fn write(conn: &mut Conn, drafts: &[Draft]) -> Result<Hints> {
         .bind::<Json, _>(AsJson(lost))
         .get_result::<Count>(conn)
         .await?;
-    if usize::try_from(count.written) != Ok(expected) {
+    if usize::try_from(count.written) != Ok(drafts.len()) {
         return Err(Error::Internal(format!(
-            "{} of {expected} sessions were written",
-            count.written
+            "{} of {} sessions were written",
+            count.written,
+            drafts.len()
         )));
     }
     let mut hints = Hints::of(drafts.iter().map(|draft| &draft.row));

@@ -1,58 +1,12 @@
 -- sessions::write
 -- Writes changed sessions with all that belongs to the change, in one statement. The rows are
--- locked by this transaction; the guard is there so that a mistake in that cannot pass unseen.
+-- locked by this transaction; the guard is there so that a mistake in that cannot pass unseen. Which
+-- columns are written is said in `shape.rs`: all that may change, or the few that change mostly.
 WITH changed AS MATERIALIZED (
-    SELECT * FROM json_to_recordset($1) AS c (
-        id uuid, was_version bigint, was_lease_epoch bigint, was_agent text,
-        agent_pool text, name text, labels jsonb, priority integer,
-        desired_state text, state text, generation bigint, observed_generation bigint,
-        lease_epoch bigint, assigned_agent_id text, assigned_incarnation bigint, assigned_action text,
-        offered_until timestamptz, deliver_at timestamptz, deliveries integer,
-        resource_domain text, platform_resource_id text, platform_metadata text, endpoint json,
-        attempt integer, attempts_used integer, not_before timestamptz, held_back_until timestamptz,
-        domain_lost boolean, offers_lapsed integer, avoid_agent text, avoid_until timestamptz,
-        phase_deadline_at timestamptz, start_timeout_seconds double precision,
-        terminate_timeout_seconds double precision, idle_timeout_seconds double precision,
-        grace_seconds double precision, delete_data boolean, failure json, termination_reason text,
-        updated_at timestamptz, queued_at timestamptz, started_at timestamptz, ended_at timestamptz,
-        version bigint, handing_over boolean,
-        reserved_for text, reserved_until timestamptz,
-        first_started_at timestamptz, check_at timestamptz,
-        start_domain text, migrating_from_pool text, migrating_from_domain text,
-        start_metadata text, stopping_attempt integer, stopping_lease_until timestamptz)
+    SELECT * FROM json_to_recordset($1) AS c ({columns})
 ), written AS (
     UPDATE sessions s SET
-        -- What a session has of its pool follows it there.
-        agent_pool = c.agent_pool,
-        platform = CASE WHEN s.agent_pool = c.agent_pool THEN s.platform
-            ELSE (SELECT p.platform FROM pools p WHERE p.name = c.agent_pool) END,
-        region = CASE WHEN s.agent_pool = c.agent_pool THEN s.region
-            ELSE (SELECT p.region FROM pools p WHERE p.name = c.agent_pool) END,
-        labels = c.labels, priority = c.priority,
-        desired_state = c.desired_state, state = c.state,
-        generation = c.generation, observed_generation = c.observed_generation,
-        lease_epoch = c.lease_epoch, assigned_agent_id = c.assigned_agent_id,
-        assigned_incarnation = c.assigned_incarnation, assigned_action = c.assigned_action,
-        offered_until = c.offered_until, deliver_at = c.deliver_at, deliveries = c.deliveries,
-        resource_domain = c.resource_domain, platform_resource_id = c.platform_resource_id,
-        platform_metadata = c.platform_metadata::json, endpoint = c.endpoint,
-        attempt = c.attempt, attempts_used = c.attempts_used, not_before = c.not_before,
-        held_back_until = c.held_back_until, domain_lost = c.domain_lost,
-        offers_lapsed = c.offers_lapsed, avoid_agent = c.avoid_agent, avoid_until = c.avoid_until,
-        phase_deadline_at = c.phase_deadline_at, start_timeout_seconds = c.start_timeout_seconds,
-        terminate_timeout_seconds = c.terminate_timeout_seconds,
-        idle_timeout_seconds = c.idle_timeout_seconds,
-        grace_seconds = c.grace_seconds, delete_data = c.delete_data,
-        failure = c.failure, termination_reason = c.termination_reason,
-        updated_at = c.updated_at, queued_at = c.queued_at,
-        started_at = c.started_at, ended_at = c.ended_at, version = c.version,
-        handing_over = c.handing_over,
-        reserved_for = c.reserved_for, reserved_until = c.reserved_until,
-        first_started_at = c.first_started_at,
-        start_domain = c.start_domain,
-        migrating_from_pool = c.migrating_from_pool, migrating_from_domain = c.migrating_from_domain,
-        start_metadata = c.start_metadata::json,
-        stopping_attempt = c.stopping_attempt, stopping_lease_until = c.stopping_lease_until
+        {set}
     FROM changed c
     WHERE s.id = c.id
         AND s.version = c.was_version
