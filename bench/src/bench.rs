@@ -8,6 +8,7 @@ use std::time::Duration;
 use lessor::postgres::{Account, Binaries, Guard, Options, PrivatePostgres};
 use tokio_postgres::{Client, NoTls};
 
+use crate::database;
 use crate::error::{Error, Result};
 
 /// How long and how often to measure.
@@ -86,6 +87,7 @@ impl Bench {
         options.shared_buffers_mb = 1024;
         let account = Account::choose(&options.data_dir)?;
         let binaries = Binaries::find(None, None, &account)?;
+        database::prepare(&options)?;
         let postgres = PrivatePostgres::start(options).await?;
         Ok(Self {
             effort,
@@ -137,6 +139,11 @@ impl Bench {
                 .filter(|program| program.is_file())
                 .unwrap_or_else(|| name.into()),
         )
+    }
+
+    /// The URL of a database that no scenario works in.
+    pub fn admin_url(&self) -> String {
+        self.postgres.url()
     }
 
     /// The pid of the postmaster.

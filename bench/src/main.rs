@@ -6,7 +6,10 @@
 //! process of its own, and is itself the third: the load.
 
 mod bench;
+mod database;
 mod error;
+mod feed;
+mod fleet;
 mod http;
 mod load;
 mod machine;
