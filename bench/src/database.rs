@@ -18,7 +18,8 @@ use crate::bench::{Bench, Database, connect};
 use crate::error::{Error, Result};
 use crate::service::{self, Usage};
 
-const SETTINGS: &str = "\nshared_preload_libraries = 'pg_stat_statements'\npg_stat_statements.track = 'none'\n";
+const SETTINGS: &str =
+    "\nshared_preload_libraries = 'pg_stat_statements'\npg_stat_statements.track = 'none'\n";
 
 /// Makes the cluster, if there is none, and has it load `pg_stat_statements`, if PostgreSQL has it.
 ///

@@ -71,11 +71,31 @@ pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
     let least = found.earliest.iter().copied().fold(f64::INFINITY, f64::min);
     let of = |numbers: &[f64], p| [percentile(numbers, p)];
     Ok(vec![
-        Line::value("killed: median", "s", &of(&found.died, 50.0), Target::AtMost(ttl + 0.25)),
-        Line::value("killed: 99th percentile", "s", &of(&found.died, 99.0), Target::AtMost(ttl + 1.0)),
+        Line::value(
+            "killed: median",
+            "s",
+            &of(&found.died, 50.0),
+            Target::AtMost(ttl + 0.25),
+        ),
+        Line::value(
+            "killed: 99th percentile",
+            "s",
+            &of(&found.died, 99.0),
+            Target::AtMost(ttl + 1.0),
+        ),
         Line::value("killed: the earliest", "s", &[least], Target::AtLeast(ttl)),
-        Line::value("orderly stop: median", "ms", &of(&found.stopped, 50.0), Target::AtMost(100.0)),
-        Line::value("orderly stop: 99th percentile", "ms", &of(&found.stopped, 99.0), Target::None),
+        Line::value(
+            "orderly stop: median",
+            "ms",
+            &of(&found.stopped, 50.0),
+            Target::AtMost(100.0),
+        ),
+        Line::value(
+            "orderly stop: 99th percentile",
+            "ms",
+            &of(&found.stopped, 99.0),
+            Target::None,
+        ),
     ])
 }
 
@@ -146,7 +166,9 @@ async fn pair(bench: &Bench, service: &Service, number: usize) -> Result<Found> 
             found.died.push(at.duration_since(answered).as_secs_f64());
             found.earliest.push(at.duration_since(sent).as_secs_f64());
         } else {
-            found.stopped.push(at.duration_since(sent).as_secs_f64() * 1e3);
+            found
+                .stopped
+                .push(at.duration_since(sent).as_secs_f64() * 1e3);
         }
         holder = heir;
     }
@@ -183,14 +205,18 @@ impl Living {
     /// When its claim was answered.
     async fn take(&mut self, action: &str) -> Result<Instant> {
         let path = format!("/v1/agents/{}/claim", self.agent.name);
-        let body = json!({"incarnation": self.agent.incarnation, "max_sessions": 1, "wait_seconds": 30.0});
+        let body =
+            json!({"incarnation": self.agent.incarnation, "max_sessions": 1, "wait_seconds": 30.0});
         let answer: Answer = self.connection.post(&path, &body).await?;
         let at = Instant::now();
         let Some(given) = answer.assignments.first() else {
             return Err(Error::said("a claim was answered with nothing"));
         };
         if given.action != action {
-            return Err(Error::said(format!("{action} was expected, not {}", given.action)));
+            return Err(Error::said(format!(
+                "{action} was expected, not {}",
+                given.action
+            )));
         }
         let offer = Offer {
             id: given.session.id,
@@ -219,7 +245,12 @@ impl Living {
         self.beats.0.abort();
         let _ = (&mut self.beats.0).await;
         let sent = Instant::now();
-        beat(&mut self.connection, &self.agent.name, self.agent.incarnation).await?;
+        beat(
+            &mut self.connection,
+            &self.agent.name,
+            self.agent.incarnation,
+        )
+        .await?;
         Ok((sent, Instant::now()))
     }
 
@@ -227,7 +258,10 @@ impl Living {
     async fn say_goodbye(mut self) -> Result<(Instant, Instant)> {
         self.beats.0.abort();
         let _ = (&mut self.beats.0).await;
-        let path = format!("/v1/agents/{}?incarnation={}", self.agent.name, self.agent.incarnation);
+        let path = format!(
+            "/v1/agents/{}?incarnation={}",
+            self.agent.name, self.agent.incarnation
+        );
         let sent = Instant::now();
         let (status, said) = self.connection.send(Method::DELETE, &path, "").await?;
         if !status.is_success() {

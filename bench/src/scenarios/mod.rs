@@ -1,8 +1,10 @@
 //! The scenarios: what is measured, beside what, and what it must reach.
 
 mod claims;
+mod events;
 mod failover;
 mod heartbeats;
+mod list;
 mod parked;
 mod polls;
 mod servers;
@@ -65,6 +67,16 @@ pub const ALL: &[Scenario] = &[
         name: "failover",
         about: "from an agent's end until a parked agent has its session",
         run: |bench| Box::pin(failover::run(bench)),
+    },
+    Scenario {
+        name: "list",
+        about: "a page in a million sessions by every filter, beside get by id",
+        run: |bench| Box::pin(list::run(bench)),
+    },
+    Scenario {
+        name: "events",
+        about: "writers with 1,000 readers of the event stream, beside none",
+        run: |bench| Box::pin(events::run(bench)),
     },
     Scenario {
         name: "start",

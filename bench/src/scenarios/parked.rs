@@ -155,9 +155,7 @@ async fn claim_in_turn(
     waited: Arc<AtomicU64>,
 ) -> Result<Vec<Agent>> {
     let mut turn = 0;
-    while !share.is_empty()
-        && !(trough.stop.load(Ordering::Relaxed) && trough.there() == 0)
-    {
+    while !share.is_empty() && !(trough.stop.load(Ordering::Relaxed) && trough.there() == 0) {
         let sent = Utc::now();
         let agent = &mut share[turn];
         for created_at in claim_once(&mut connection, agent).await? {
@@ -197,7 +195,10 @@ struct Reported {
 
 /// One claim; when what it was given had been created.
 async fn claim_once(connection: &mut Connection, agent: &mut Agent) -> Result<Vec<DateTime<Utc>>> {
-    let reports = agent.offers.iter().map(|offer| load::report(offer, "starting"));
+    let reports = agent
+        .offers
+        .iter()
+        .map(|offer| load::report(offer, "starting"));
     let reports: Vec<Value> = reports.collect();
     let body = json!({"incarnation": agent.incarnation, "max_sessions": 1,
         "wait_seconds": WAIT_SECONDS, "reports": reports});

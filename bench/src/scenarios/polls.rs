@@ -78,15 +78,56 @@ pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
     let others: Vec<_> = all.iter().map(|found| found.others).collect();
     let most = 1.0 / SAFETY_SECONDS;
     Ok(vec![
-        Line::value("statements due to polls", "", &of(|f| f.due), Target::AtMost(0.0)),
-        Line::value("safety polls", "/s", &of(|f| f.safety), Target::AtMost(most)),
-        Line::ratio("other statements", "/s", "idle", &others, Target::AtMost(1.1)),
+        Line::value(
+            "statements due to polls",
+            "",
+            &of(|f| f.due),
+            Target::AtMost(0.0),
+        ),
+        Line::value(
+            "safety polls",
+            "/s",
+            &of(|f| f.safety),
+            Target::AtMost(most),
+        ),
+        Line::ratio(
+            "other statements",
+            "/s",
+            "idle",
+            &others,
+            Target::AtMost(1.1),
+        ),
         Line::value("CPU beyond idle", "%", &of(|f| f.cpu), Target::AtMost(1.0)),
-        Line::value("memory of a poll", "KiB", &of(|f| f.memory), Target::AtMost(12.0)),
-        Line::value("one session wakes", "", &of(|f| f.woken), Target::AtMost(1.0)),
-        Line::value("… by claim statements", "", &of(|f| f.statements), Target::AtMost(1.0)),
-        Line::value("wake of all, notified", "s", &of(|f| f.by_notification), Target::AtMost(1.0)),
-        Line::value("wake of all, batch POST", "s", &of(|f| f.by_batch), Target::AtMost(1.0)),
+        Line::value(
+            "memory of a poll",
+            "KiB",
+            &of(|f| f.memory),
+            Target::AtMost(12.0),
+        ),
+        Line::value(
+            "one session wakes",
+            "",
+            &of(|f| f.woken),
+            Target::AtMost(1.0),
+        ),
+        Line::value(
+            "… by claim statements",
+            "",
+            &of(|f| f.statements),
+            Target::AtMost(1.0),
+        ),
+        Line::value(
+            "wake of all, notified",
+            "s",
+            &of(|f| f.by_notification),
+            Target::AtMost(1.0),
+        ),
+        Line::value(
+            "wake of all, batch POST",
+            "s",
+            &of(|f| f.by_batch),
+            Target::AtMost(1.0),
+        ),
     ])
 }
 
@@ -112,16 +153,17 @@ async fn round(bench: &Bench) -> Result<Found> {
     found.memory = (parked.resident_kib - idle.resident_kib) / polls as f64;
     found.cpu = (parked.cpu - idle.cpu) * 100.0;
     let rate = |ran: &Statements, of: &dyn Fn(&str) -> bool| {
-        let calls: f64 = ran.iter().filter(|(name, _)| of(name)).map(|(_, ran)| ran.calls).sum();
-        calls / bench_window(bench).as_secs_f64()
+        let calls: f64 = ran
+            .iter()
+            .filter(|(name, _)| of(name))
+            .map(|(_, ran)| ran.calls)
+            .sum();
+        // A sum of nothing is a negative zero.
+        (calls + 0.0) / bench_window(bench).as_secs_f64()
     };
     let known: BTreeSet<&str> = before.keys().map(String::as_str).collect();
-    found.due = parked
-        .ran
-        .iter()
-        .filter(|(name, _)| !known.contains(name.as_str()) && *name != SAFETY)
-        .map(|(_, ran)| ran.calls)
-        .sum();
+    let due = |name: &str| !known.contains(name) && name != SAFETY;
+    found.due = rate(&parked.ran, &due) * bench_window(bench).as_secs_f64();
     found.safety = rate(&parked.ran, &|name| name == SAFETY);
     let others = |name: &str| known.contains(name) && name != SAFETY;
     found.others = (rate(&parked.ran, &others), rate(&idle.ran, &others));
@@ -215,7 +257,8 @@ impl Pollers {
 
     fn check_none_is_over(&self) -> Result<()> {
         if self.parked_at.elapsed().as_secs_f64() >= WAIT_SECONDS {
-            let why = "parking and measuring took longer than a poll waits: the machine is too busy";
+            let why =
+                "parking and measuring took longer than a poll waits: the machine is too busy";
             return Err(Error::said(why));
         }
         Ok(())

@@ -31,10 +31,18 @@ pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
     for _ in 0..bench.effort.rounds {
         let (mut same, mut across) = (Vec::new(), Vec::new());
         for _ in 0..bench.effort.size(SAMPLES, 10) {
-            let (took, back) = near.park(&here, "near").await?.wake(&mut user, "near").await?;
+            let (took, back) = near
+                .park(&here, "near")
+                .await?
+                .wake(&mut user, "near")
+                .await?;
             same.push(took);
             near = back;
-            let (took, back) = far.park(&there, "far").await?.wake(&mut user, "far").await?;
+            let (took, back) = far
+                .park(&there, "far")
+                .await?
+                .wake(&mut user, "far")
+                .await?;
             across.push(took);
             far = back;
         }

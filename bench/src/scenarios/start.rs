@@ -39,7 +39,12 @@ pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
     bench.drop_database(database).await?;
     Ok(vec![
         Line::value("cold start", "ms", &starts, Target::AtMost(150.0)),
-        Line::value("program, stripped", "MB", &[program(bench)?], Target::AtMost(15.0)),
+        Line::value(
+            "program, stripped",
+            "MB",
+            &[program(bench)?],
+            Target::AtMost(15.0),
+        ),
         Line::value("idle memory", "MB", &memory, Target::AtMost(25.0)),
     ])
 }
@@ -56,7 +61,9 @@ fn program(bench: &Bench) -> Result<f64> {
     if !done.success() {
         return Err(Error::said("strip failed"));
     }
-    let size = fs::metadata(&copy).map_err(Error::io("look at", &copy))?.len();
+    let size = fs::metadata(&copy)
+        .map_err(Error::io("look at", &copy))?
+        .len();
     fs::remove_file(&copy).map_err(Error::io("remove", &copy))?;
     Ok(size as f64 / 1e6)
 }

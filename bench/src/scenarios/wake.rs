@@ -139,9 +139,14 @@ impl Parked {
             .map_err(|_| Error::said("a parked agent was not woken"))?;
         let (at, got, waiting) = answered.map_err(|error| Error::said(error.to_string()))??;
         if got != 1 {
-            return Err(Error::said(format!("a parked agent was given {got} sessions")));
+            return Err(Error::said(format!(
+                "a parked agent was given {got} sessions"
+            )));
         }
-        Ok((at.saturating_duration_since(begun).as_secs_f64() * 1e3, waiting))
+        Ok((
+            at.saturating_duration_since(begun).as_secs_f64() * 1e3,
+            waiting,
+        ))
     }
 }
 
