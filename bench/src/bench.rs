@@ -41,6 +41,11 @@ impl Effort {
         }
     }
 
+    /// After how long a scenario has failed, whatever it waits for.
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(if self.quick { 180 } else { 3 * 3_600 })
+    }
+
     /// A size: the first to measure, the second to see that it works.
     pub fn size(&self, full: usize, quick: usize) -> usize {
         if self.quick { quick } else { full }

@@ -59,10 +59,10 @@ pub struct Trough {
 }
 
 impl Trough {
-    /// How many are there and not claimed yet.
-    pub fn there(&self) -> u64 {
+    /// Whether it is over and everything was claimed.
+    pub fn is_empty_for_good(&self) -> bool {
         let eaten = self.eaten.load(Ordering::Relaxed);
-        self.fed.load(Ordering::Relaxed).saturating_sub(eaten)
+        self.is_over() && self.fed.load(Ordering::Relaxed) <= eaten
     }
 
     fn is_over(&self) -> bool {

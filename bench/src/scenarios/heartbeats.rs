@@ -239,7 +239,7 @@ async fn beat_all(
 
 async fn beat(connection: &mut Connection, beating: &Beating, number: usize) -> Result<()> {
     // By number and by turn, so that it is not always the same agents.
-    let tells = (number + number / 1_000) % 4 == 0;
+    let tells = (number + number / 1_000).is_multiple_of(4);
     let active = if tells {
         beating.active.as_slice()
     } else {

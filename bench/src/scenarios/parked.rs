@@ -155,7 +155,7 @@ async fn claim_in_turn(
     waited: Arc<AtomicU64>,
 ) -> Result<Vec<Agent>> {
     let mut turn = 0;
-    while !share.is_empty() && !(trough.stop.load(Ordering::Relaxed) && trough.there() == 0) {
+    while !share.is_empty() && !trough.is_empty_for_good() {
         let sent = Utc::now();
         let agent = &mut share[turn];
         for created_at in claim_once(&mut connection, agent).await? {
