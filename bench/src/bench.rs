@@ -8,6 +8,7 @@ use std::time::Duration;
 use lessor::postgres::{Account, Binaries, Guard, Options, PrivatePostgres};
 use tokio_postgres::{Client, NoTls};
 
+use crate::database;
 use crate::error::{Error, Result};
 
 /// How long and how often to measure.
@@ -38,6 +39,11 @@ impl Effort {
             time: Duration::from_secs_f64(seconds),
             rounds: rounds as usize,
         }
+    }
+
+    /// After how long a scenario has failed, whatever it waits for.
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(if self.quick { 180 } else { 3 * 3_600 })
     }
 
     /// A size: the first to measure, the second to see that it works.
@@ -86,6 +92,7 @@ impl Bench {
         options.shared_buffers_mb = 1024;
         let account = Account::choose(&options.data_dir)?;
         let binaries = Binaries::find(None, None, &account)?;
+        database::prepare(&options)?;
         let postgres = PrivatePostgres::start(options).await?;
         Ok(Self {
             effort,
@@ -137,6 +144,11 @@ impl Bench {
                 .filter(|program| program.is_file())
                 .unwrap_or_else(|| name.into()),
         )
+    }
+
+    /// The URL of a database that no scenario works in.
+    pub fn admin_url(&self) -> String {
+        self.postgres.url()
     }
 
     /// The pid of the postmaster.

@@ -6,7 +6,10 @@
 //! process of its own, and is itself the third: the load.
 
 mod bench;
+mod database;
 mod error;
+mod feed;
+mod fleet;
 mod http;
 mod load;
 mod machine;
@@ -22,7 +25,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::bench::{Bench, Effort};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::report::Report;
 
 /// Measures Lessor in ratios: beside bare SQL on the same PostgreSQL, and beside its peers
@@ -100,7 +103,13 @@ async fn run(options: &Options) -> Result<Report> {
     println!("{}", report.machine);
     for scenario in chosen {
         eprintln!("\n{}: {}", scenario.name, scenario.about);
-        match (scenario.run)(&bench).await {
+        let patience = effort.patience();
+        let ended = tokio::time::timeout(patience, (scenario.run)(&bench)).await;
+        let lines = ended.unwrap_or_else(|_| {
+            // What it started ends with it.
+            Err(Error::said(format!("it did not end within {patience:?}")))
+        });
+        match lines {
             Ok(lines) => report.add(scenario.name, lines),
             // One that fails does not hide the others, and the run as a whole has failed.
             Err(error) => report.fail(scenario.name, &error),

@@ -31,6 +31,8 @@ pub struct Service {
 pub struct Usage {
     /// Processor time, in seconds.
     pub cpu_seconds: f64,
+    /// That of its children which have ended, in seconds.
+    pub ended_children_seconds: f64,
     /// Resident memory, in MiB.
     pub resident_mib: f64,
 }
@@ -205,6 +207,7 @@ pub fn usage(pid: u32) -> Result<Usage> {
         .unwrap_or_default();
     Ok(Usage {
         cpu_seconds: (ticks(11) + ticks(12)) / TICKS_PER_SECOND,
+        ended_children_seconds: (ticks(13) + ticks(14)) / TICKS_PER_SECOND,
         resident_mib: kib / 1024.0,
     })
 }

@@ -7,10 +7,11 @@ use crate::measure::{Line, Target};
 use crate::reference;
 use crate::service::Service;
 
-const AGENTS: usize = 1_024;
+/// How many agents claim.
+pub const AGENTS: usize = 1_024;
 
 /// How many claims are under way at a time, and how many times the bare rate they must reach.
-const CASES: [(usize, f64); 3] = [(64, 1.5), (256, 4.0), (1_000, 6.0)];
+pub const CASES: [(usize, f64); 3] = [(64, 1.5), (256, 4.0), (1_000, 6.0)];
 
 /// Two statements on the very table, in the order of its queue, without agents, slots or history.
 pub const CLAIM_AND_ACCEPT: &str = r"

@@ -1,6 +1,15 @@
 //! The scenarios: what is measured, beside what, and what it must reach.
 
 mod claims;
+mod events;
+mod failover;
+mod heartbeats;
+mod list;
+mod parked;
+mod polls;
+mod servers;
+mod start;
+mod wake;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,11 +32,58 @@ pub struct Scenario {
 }
 
 /// All of them, in the order in which they run.
-pub const ALL: &[Scenario] = &[Scenario {
-    name: "claims",
-    about: "claims over HTTP, each carrying the acceptance of the one before, beside a bare claim and accept",
-    run: |bench| Box::pin(claims::run(bench)),
-}];
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "claims",
+        about: "claims over HTTP, each carrying the acceptance of the one before, beside a bare claim and accept",
+        run: |bench| Box::pin(claims::run(bench)),
+    },
+    Scenario {
+        name: "parked",
+        about: "the same from agents that are parked before their work exists",
+        run: |bench| Box::pin(parked::run(bench)),
+    },
+    Scenario {
+        name: "wake",
+        about: "POST until a parked agent has the session, beside one bare insert",
+        run: |bench| Box::pin(wake::run(bench)),
+    },
+    Scenario {
+        name: "servers",
+        about: "the same with the agent parked on another server",
+        run: |bench| Box::pin(servers::run(bench)),
+    },
+    Scenario {
+        name: "polls",
+        about: "10,000 parked polls: their statements, processor time, memory, and wakes",
+        run: |bench| Box::pin(polls::run(bench)),
+    },
+    Scenario {
+        name: "heartbeats",
+        about: "100,000 sessions on 1,000 agents, a beat each 10 s: their share of the database",
+        run: |bench| Box::pin(heartbeats::run(bench)),
+    },
+    Scenario {
+        name: "failover",
+        about: "from an agent's end until a parked agent has its session",
+        run: |bench| Box::pin(failover::run(bench)),
+    },
+    Scenario {
+        name: "list",
+        about: "a page in a million sessions by every filter, beside get by id",
+        run: |bench| Box::pin(list::run(bench)),
+    },
+    Scenario {
+        name: "events",
+        about: "writers with 1,000 readers of the event stream, beside none",
+        run: |bench| Box::pin(events::run(bench)),
+    },
+    Scenario {
+        name: "start",
+        about: "a cold start, the size of the program, idle memory",
+        run: |bench| Box::pin(start::run(bench)),
+    },
+];
 
 /// Those with these names; all if none is named.
 ///

@@ -1,0 +1,69 @@
+//! What it costs to have the service at all: how long it takes to be ready, how large its program is,
+//! and how much memory it has when nothing happens.
+//!
+//! Judged by themselves, since there is nothing to compare them with. The start is from the process's
+//! beginning to the first 200 of `/readyz`, which is asked for every 2 ms, over a database that has been
+//! migrated before. The program is measured after `strip`, in MB of 1,000,000 bytes. Memory is what is
+//! resident some seconds after the start, in MB.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::bench::Bench;
+use crate::error::{Error, Result};
+use crate::measure::{Line, Target};
+use crate::service::Service;
+
+const MIB_IN_MB: f64 = 1_048_576.0 / 1_000_000.0;
+
+/// Measures it.
+///
+/// # Errors
+/// When something fails.
+pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
+    let database = bench.database().await?;
+    // It migrates.
+    Service::start(bench, &database.url).await?.stop().await?;
+    let settling = if bench.effort.quick { 1 } else { 5 };
+    let (mut starts, mut memory) = (Vec::new(), Vec::new());
+    for round in 0..bench.effort.size(4, 1) * bench.effort.rounds {
+        let service = Service::start(bench, &database.url).await?;
+        starts.push(service.started_in.as_secs_f64() * 1e3);
+        if round < bench.effort.rounds {
+            tokio::time::sleep(Duration::from_secs(settling)).await;
+            memory.push(service.usage()?.resident_mib * MIB_IN_MB);
+        }
+        service.stop().await?;
+    }
+    bench.drop_database(database).await?;
+    Ok(vec![
+        Line::value("cold start", "ms", &starts, Target::AtMost(150.0)),
+        Line::value(
+            "program, stripped",
+            "MB",
+            &[program(bench)?],
+            Target::AtMost(15.0),
+        ),
+        Line::value("idle memory", "MB", &memory, Target::AtMost(25.0)),
+    ])
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a size")]
+fn program(bench: &Bench) -> Result<f64> {
+    let copy = bench.scratch.join("stripped");
+    let done = Command::new("strip")
+        .arg("-o")
+        .arg(&copy)
+        .arg(&bench.program)
+        .status()
+        .map_err(Error::io("strip", &bench.program))?;
+    if !done.success() {
+        return Err(Error::said("strip failed"));
+    }
+    let size = fs::metadata(&copy)
+        .map_err(Error::io("look at", &copy))?
+        .len();
+    fs::remove_file(&copy).map_err(Error::io("remove", &copy))?;
+    Ok(size as f64 / 1e6)
+}
