@@ -1,6 +1,9 @@
 //! The scenarios: what is measured, beside what, and what it must reach.
 
+mod claim50;
 mod claims;
+mod create;
+mod life;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,11 +26,28 @@ pub struct Scenario {
 }
 
 /// All of them, in the order in which they run.
-pub const ALL: &[Scenario] = &[Scenario {
-    name: "claims",
-    about: "claims over HTTP, each carrying the acceptance of the one before, beside a bare claim and accept",
-    run: |bench| Box::pin(claims::run(bench)),
-}];
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "claims",
+        about: "claims over HTTP, each carrying the acceptance of the one before, beside a bare claim and accept",
+        run: |bench| Box::pin(claims::run(bench)),
+    },
+    Scenario {
+        name: "claim50",
+        about: "claims of 50 sessions per request, beside a bare claim and accept of 50",
+        run: |bench| Box::pin(claim50::run(bench)),
+    },
+    Scenario {
+        name: "create",
+        about: "creating sessions, one and 100 per request, beside bare inserts",
+        run: |bench| Box::pin(create::run(bench)),
+    },
+    Scenario {
+        name: "life",
+        about: "the whole life of sessions, beside that of jobs in other queues on PostgreSQL",
+        run: |bench| Box::pin(life::run(bench)),
+    },
+];
 
 /// Those with these names; all if none is named.
 ///
