@@ -19,7 +19,7 @@ pub use install::Peers;
 
 use crate::bench::{Bench, Database, connect};
 use crate::error::{Error, Result};
-use crate::measure::{Spread, percentile};
+use crate::measure::percentile;
 
 /// What part of the jobs handled may not be completed, since their worker stopped in between.
 const CUT_OFF: f64 = 0.01;
@@ -196,8 +196,6 @@ pub struct Wake {
     pub median_ms: f64,
     /// The 99th percentile, in milliseconds.
     pub p99_ms: f64,
-    /// All of them, in milliseconds.
-    pub all_ms: Spread,
 }
 
 /// A peer's wakes, or why they were not measured.
@@ -233,7 +231,6 @@ pub async fn wake_latencies(bench: &Bench, peers: &Peers) -> Result<Wakes> {
         let wake = Wake {
             median_ms: percentile(&all, 50.0),
             p99_ms: percentile(&all, 99.0),
-            all_ms: Spread::of(&all),
         };
         wakes.push((name, Ok(wake)));
     }

@@ -4,7 +4,8 @@
 //! in the database, each fenced and with its history, and the slot is free again. A request carries what it
 //! can: each claim reports `running` what the agent's claim before it was given (which also accepts it), and
 //! `terminated` what that one reported `running`. So each request makes one step of three sessions. 1,024
-//! agents, 256 requests under way. What is counted is accepted reports of `terminated`.
+//! agents, 256 requests under way. What is counted is accepted reports of `terminated`, from when as many
+//! have ended as are on their way at a time.
 //!
 //! The peers: a job is fetched, given to a handler that does nothing, and completed; see [`crate::peers`]
 //! for how they are run. Two changes in the database, no HTTP: the drivers run in the workers themselves.
@@ -27,6 +28,9 @@ use crate::service::Service;
 const AGENTS: usize = 1_024;
 /// More sessions a second than were ever brought to their end here.
 const RATE_AT_MOST: usize = 20_000;
+
+const AGENTS_PER_CONNECTION: usize = 4;
+const WARM_AT_MOST: Duration = Duration::from_secs(20);
 
 /// How many sessions a claim asks for, and how many requests are under way.
 const WAYS: [(usize, usize); 2] = [(1, 256), (50, 32)];
@@ -108,9 +112,11 @@ async fn live(
     )]
     let enough = (time.as_secs_f64() * 1.3 * RATE_AT_MOST as f64) as usize;
     load::top_up(&client, "p", enough).await?;
+    // An agent's first end is reported by its third request, so few agents are in play at a time.
     let mut shares: Vec<Vec<Living>> = vec![Vec::new(); in_flight.min(living.len())];
     let count = shares.len();
-    for (number, agent) in living.drain(..).enumerate() {
+    let playing = living.len().min(count * AGENTS_PER_CONNECTION);
+    for (number, agent) in living.drain(..playing).enumerate() {
         shares[number % count].push(agent);
     }
     let (stop, ended) = (
@@ -123,7 +129,11 @@ async fn live(
         let (stop, ended) = (Arc::clone(&stop), Arc::clone(&ended));
         tasks.push(tokio::spawn(in_turn(connection, share, batch, stop, ended)));
     }
-    tokio::time::sleep(time.mul_f64(0.2)).await;
+    // Until as many have ended as there are on their way at a time.
+    let (warming, full) = (Instant::now(), (playing * batch) as u64);
+    while ended.load(Ordering::Relaxed) < full && warming.elapsed() < WARM_AT_MOST {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
     let (begun, before) = (Instant::now(), ended.load(Ordering::Relaxed));
     tokio::time::sleep(time).await;
     let count = ended.load(Ordering::Relaxed) - before;

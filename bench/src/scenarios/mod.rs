@@ -4,6 +4,7 @@ mod claim50;
 mod claims;
 mod create;
 mod life;
+mod wakes;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -46,6 +47,11 @@ pub const ALL: &[Scenario] = &[
         name: "life",
         about: "the whole life of sessions, beside that of jobs in other queues on PostgreSQL",
         run: |bench| Box::pin(life::run(bench)),
+    },
+    Scenario {
+        name: "wakes",
+        about: "how long other queues on PostgreSQL take to wake an idle worker",
+        run: |bench| Box::pin(wakes::run(bench)),
     },
 ];
 
