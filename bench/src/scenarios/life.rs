@@ -30,7 +30,7 @@ const AGENTS: usize = 1_024;
 const RATE_AT_MOST: usize = 20_000;
 
 const AGENTS_PER_CONNECTION: usize = 4;
-const WARM_AT_MOST: Duration = Duration::from_secs(20);
+const WARM_AT_MOST: Duration = Duration::from_secs(60);
 
 /// How many sessions a claim asks for, and how many requests are under way.
 const WAYS: [(usize, usize); 2] = [(1, 256), (50, 32)];
@@ -55,7 +55,7 @@ pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
     let database = bench.database().await?;
     let service = Service::start(bench, &database.url).await?;
     load::pool(&service, "p", load::LONG_LEASE_SECONDS).await?;
-    let agents = load::agents(&service, "p", bench.effort.size(AGENTS, 256)).await?;
+    let agents = load::agents(&service, "p", bench.effort.size(AGENTS, 64)).await?;
     let mut living: Vec<Living> = agents.into_iter().map(|a| (a, Vec::new())).collect();
     let mut ours = [Vec::new(), Vec::new()];
     for _ in 0..bench.effort.rounds {
@@ -131,7 +131,10 @@ async fn live(
     }
     // Until as many have ended as there are on their way at a time.
     let (warming, full) = (Instant::now(), (playing * batch) as u64);
-    while ended.load(Ordering::Relaxed) < full && warming.elapsed() < WARM_AT_MOST {
+    while ended.load(Ordering::Relaxed) < full {
+        if warming.elapsed() > WARM_AT_MOST {
+            return Err(Error::said("sessions do not come to their ends"));
+        }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let (begun, before) = (Instant::now(), ended.load(Ordering::Relaxed));
