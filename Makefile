@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit bring openapi fmt clean
+.PHONY: help run test bench bench-check openapi fmt clean
 
 help: ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 run: ## Bring what is missing, build, and start a fleet on this machine
 	@scripts/bring run
@@ -19,6 +19,18 @@ test: ## Everything that must hold: format, lints, every test
 	tests/openapi/prepare.sh
 	cargo test --locked --workspace --doc --quiet
 	cargo nextest run --locked --workspace
+	$(MAKE) --no-print-directory bench-check
+
+bench: ## Measure beside PostgreSQL and beside other queues; SCENARIO=claims for one, ARGS for options
+	@scripts/bring test
+	cargo build --locked --release -p lessor -p lessor-bench
+	$${CARGO_TARGET_DIR:-target}/release/lessor-bench --service $${CARGO_TARGET_DIR:-target}/release/lessor \
+		--peers $${CARGO_TARGET_DIR:-target}/bench-peers --json $${CARGO_TARGET_DIR:-target}/bench.json $(SCENARIO) $(ARGS)
+
+bench-check: ## See that each scenario of the bench works, for a second, without optimisation
+	cargo build --locked -p lessor -p lessor-bench
+	$${CARGO_TARGET_DIR:-target}/debug/lessor-bench --quick --service $${CARGO_TARGET_DIR:-target}/debug/lessor \
+		--peers $${CARGO_TARGET_DIR:-target}/bench-peers $(SCENARIO)
 
 openapi: ## Write openapi/openapi.json anew from the code
 	cargo run --locked --quiet -p lessor -- openapi > openapi/openapi.json.new

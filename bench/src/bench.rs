@@ -60,6 +60,8 @@ pub struct Bench {
     pub program: PathBuf,
     /// Where scenarios keep what they need.
     pub scratch: PathBuf,
+    /// Where peers are installed.
+    pub peers: PathBuf,
     remove: bool,
     postgres: PrivatePostgres,
     binaries: Binaries,
@@ -79,7 +81,12 @@ impl Bench {
     ///
     /// # Errors
     /// When there is no such program, or PostgreSQL does not start.
-    pub async fn start(program: &Path, scratch: Option<PathBuf>, effort: Effort) -> Result<Self> {
+    pub async fn start(
+        program: &Path,
+        scratch: Option<PathBuf>,
+        peers: Option<PathBuf>,
+        effort: Effort,
+    ) -> Result<Self> {
         let program = program.canonicalize().map_err(Error::io("find", program))?;
         let remove = scratch.is_none();
         let scratch = scratch.unwrap_or_else(|| {
@@ -97,6 +104,7 @@ impl Bench {
         Ok(Self {
             effort,
             program,
+            peers: peers.unwrap_or_else(|| scratch.join("peers")),
             scratch,
             remove,
             postgres,

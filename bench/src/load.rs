@@ -15,6 +15,7 @@ use crate::service::Service;
 
 /// The lease time of a pool whose agents are not to be expired in the middle of a measurement.
 pub const LONG_LEASE_SECONDS: f64 = 3_600.0;
+const SETTLE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// An agent of the load, with what it has not reported on yet.
 #[derive(Clone, Debug)]
@@ -129,6 +130,56 @@ pub async fn backlog(client: &Client, pool: &str, count: usize) -> Result<()> {
     Ok(())
 }
 
+/// Brings the sessions that wait in a pool to a number, as [`backlog`], and settles.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn top_up(client: &Client, pool: &str, count: usize) -> Result<()> {
+    let there = waiting(client, pool).await?;
+    if there < count {
+        backlog(client, pool, count - there).await?;
+    }
+    settle(client).await
+}
+
+/// How many sessions wait to be started in a pool.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn waiting(client: &Client, pool: &str) -> Result<usize> {
+    let row = client
+        .query_one(
+            "SELECT count(*) FROM sessions WHERE agent_pool = $1 AND pool_work = 'start'",
+            &[&pool],
+        )
+        .await?;
+    let count: i64 = row.get(0);
+    Ok(usize::try_from(count).unwrap_or_default())
+}
+
+/// Waits until what one side has left to be done later is done, so that the other does not pay for it:
+/// events without a position. Then a checkpoint, so that both begin with the same pages to write whole.
+///
+/// # Errors
+/// When the database refuses, or a minute is not enough.
+pub async fn settle(client: &Client) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let row = client
+            .query_one("SELECT NOT EXISTS (SELECT FROM event_inbox)", &[])
+            .await?;
+        if row.get(0) {
+            break;
+        }
+        if begun.elapsed() > SETTLE_PATIENCE {
+            return Err(Error::said("events have no position after a minute"));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    client.batch_execute("CHECKPOINT").await?;
+    Ok(())
+}
+
 /// What a session of the load runs.
 pub const SPEC: &str = r#"{"command": ["sleep", "60"], "env": {"USER": "someone"}}"#;
 
@@ -217,6 +268,20 @@ pub async fn claim_once(
     wait_seconds: f64,
 ) -> Result<usize> {
     let reports: Vec<Value> = agent.offers.iter().map(|o| report(o, "starting")).collect();
+    claim_with(connection, agent, max_sessions, wait_seconds, reports).await
+}
+
+/// One claim that carries these reports; how many sessions it was given.
+///
+/// # Errors
+/// When it fails, or a report is not accepted.
+pub async fn claim_with(
+    connection: &mut Connection,
+    agent: &mut Agent,
+    max_sessions: usize,
+    wait_seconds: f64,
+    reports: Vec<Value>,
+) -> Result<usize> {
     let body = json!({"incarnation": agent.incarnation, "max_sessions": max_sessions,
         "wait_seconds": wait_seconds, "reports": reports});
     let path = format!("/v1/agents/{}/claim", agent.name);

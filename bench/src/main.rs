@@ -14,6 +14,7 @@ mod http;
 mod load;
 mod machine;
 mod measure;
+mod peers;
 mod reference;
 mod report;
 mod scenarios;
@@ -56,9 +57,13 @@ pub struct Options {
     #[arg(long, value_name = "FILE", default_value = "target/release/lessor")]
     service: PathBuf,
 
-    /// The folder of the bench's PostgreSQL and of installed peers [default: a new one, removed at the end]
+    /// The folder of the bench's PostgreSQL [default: a new one, removed at the end]
     #[arg(long, value_name = "FOLDER")]
     scratch: Option<PathBuf>,
+
+    /// Where the peers are installed, and found again [default: in that folder]
+    #[arg(long, value_name = "FOLDER")]
+    peers: Option<PathBuf>,
 
     /// Where to write the results as JSON
     #[arg(long, value_name = "FILE")]
@@ -98,7 +103,13 @@ async fn run(options: &Options) -> Result<Report> {
     } else {
         Effort::full(options.seconds, options.rounds)
     };
-    let bench = Bench::start(&options.service, options.scratch.clone(), effort).await?;
+    let bench = Bench::start(
+        &options.service,
+        options.scratch.clone(),
+        options.peers.clone(),
+        effort,
+    )
+    .await?;
     let mut report = Report::new(machine::look());
     println!("{}", report.machine);
     for scenario in chosen {

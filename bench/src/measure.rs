@@ -91,6 +91,9 @@ pub struct Line {
     pub target: Target,
     /// Whether its median does.
     pub met: Option<bool>,
+    /// Why there are no figures, where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unmeasured: Option<String>,
 }
 
 impl Line {
@@ -113,6 +116,7 @@ impl Line {
             ratio,
             target,
             met: target.is_met(ratio.median),
+            unmeasured: None,
         }
     }
 
@@ -132,6 +136,15 @@ impl Line {
             ratio: value,
             target,
             met: target.is_met(value.median),
+            unmeasured: None,
+        }
+    }
+
+    /// What could not be measured, and why.
+    pub fn unmeasured(case: impl Into<String>, why: impl Into<String>) -> Self {
+        Self {
+            unmeasured: Some(why.into()),
+            ..Self::value(case, "", &[], Target::None)
         }
     }
 }

@@ -100,6 +100,10 @@ impl fmt::Display for Report {
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for line in &self.lines {
+            if let Some(why) = &line.unmeasured {
+                writeln!(f, "  {:<38} not measured: {why}", line.case)?;
+                continue;
+            }
             let met = match line.met {
                 Some(true) => "met",
                 Some(false) => "MISSED",

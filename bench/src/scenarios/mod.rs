@@ -1,15 +1,19 @@
 //! The scenarios: what is measured, beside what, and what it must reach.
 
+mod claim50;
 mod claims;
+mod create;
 mod events;
 mod failover;
 mod heartbeats;
+mod life;
 mod list;
 mod parked;
 mod polls;
 mod servers;
 mod start;
 mod wake;
+mod wakes;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -82,6 +86,26 @@ pub const ALL: &[Scenario] = &[
         name: "start",
         about: "a cold start, the size of the program, idle memory",
         run: |bench| Box::pin(start::run(bench)),
+    },
+    Scenario {
+        name: "claim50",
+        about: "claims of 50 sessions per request, beside a bare claim and accept of 50",
+        run: |bench| Box::pin(claim50::run(bench)),
+    },
+    Scenario {
+        name: "create",
+        about: "creating sessions, one and 100 per request, beside bare inserts",
+        run: |bench| Box::pin(create::run(bench)),
+    },
+    Scenario {
+        name: "life",
+        about: "the whole life of sessions, beside that of jobs in other queues on PostgreSQL",
+        run: |bench| Box::pin(life::run(bench)),
+    },
+    Scenario {
+        name: "wakes",
+        about: "how long other queues on PostgreSQL take to wake an idle worker",
+        run: |bench| Box::pin(wakes::run(bench)),
     },
 ];
 
