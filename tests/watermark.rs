@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use lessor_protocol::{Session, SessionPatch};
+use lessor_protocol::{Outcome, ReportedState, Session, SessionPatch};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use crate::support::{TestAgent, TestServer};
+use crate::support::{TestAgent, TestServer, report};
 
 /// Less than the shortest time between two checks of what is below.
 const AT_ONCE: Duration = Duration::from_secs(3);
@@ -39,7 +39,9 @@ async fn age(client: &Client, condition: &str, seconds: i32) {
 /// is still there when the last but one is claimed.
 async fn emptied() -> (TestServer, TestAgent, Client) {
     let server = TestServer::start().await;
-    server.pool("p", |_| {}).await;
+    server
+        .pool("p", |pool| pool.accept_timeout_seconds = 600.0)
+        .await;
     let client = server.database.client().await;
     server.sessions("p", MANY + 1).await;
     age(&client, "true", 60).await;
@@ -48,11 +50,9 @@ async fn emptied() -> (TestServer, TestAgent, Client) {
         let count = i32::try_from(count).expect("few");
         let given = agent.claim(count, 0.0).await;
         assert_eq!(given.len(), count as usize);
-        for assignment in &given {
-            agent
-                .accepts(assignment, lessor_protocol::ReportedState::Starting)
-                .await;
-        }
+        let reports = given.iter().map(|g| report(g, ReportedState::Starting));
+        let accepted = agent.try_report(reports.collect()).await.expect("reports");
+        assert!(accepted.iter().all(|r| r.outcome == Outcome::Accepted));
     }
     (server, agent, client)
 }
@@ -92,9 +92,7 @@ async fn what_is_put_below_by_a_server_is_claimed_at_once() {
     age(&client, &format!("id = '{}'", another.id), 60).await;
     let given = agent.claim(1, 0.0).await;
     assert_eq!(given[0].session.id, another.id, "its priority is greater");
-    agent
-        .accepts(&given[0], lessor_protocol::ReportedState::Starting)
-        .await;
+    agent.accepts(&given[0], ReportedState::Starting).await;
     let given = agent.claim(0, 0.0).await;
     assert!(given.is_empty());
     let begun = Instant::now();
@@ -114,7 +112,7 @@ async fn what_has_a_greater_priority_comes_first_and_what_lapses_comes_back() {
     let begun = Instant::now();
     let given = agent.claim(1, 0.0).await;
     assert_eq!(given[0].session.id, high.id);
-    let declined = crate::support::report(&given[0], lessor_protocol::ReportedState::Declined);
+    let declined = report(&given[0], ReportedState::Declined);
     agent
         .try_report(vec![declined])
         .await
@@ -122,9 +120,9 @@ async fn what_has_a_greater_priority_comes_first_and_what_lapses_comes_back() {
     let other = server.agent("b", "p", "d", 10).await;
     let given = other.claim(1, 20.0).await;
     assert_eq!(given[0].session.id, high.id);
+    other.accepts(&given[0], ReportedState::Starting).await;
     let given = other.claim(1, 20.0).await;
-    let given = given.iter().find(|a| a.session.id == low.id);
-    assert!(given.is_some(), "the other one is there as well");
+    assert_eq!(given[0].session.id, low.id);
     assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
     server.stop().await;
 }

@@ -73,8 +73,8 @@ SELECT t.selectors, t.last_selector, f.key AS requires_key, f.requires, f.start_
     coalesce((SELECT p.virtual_time FROM pool_turns p WHERE p.pool = $1), 0) AS pool_time
 FROM (SELECT count(DISTINCT key) AS selectors, max(key) AS last_selector FROM first) t
 LEFT JOIN found f ON true
--- Owner by owner: joined otherwise, all of a pool's owners would be read.
-LEFT JOIN LATERAL (SELECT w.weight, w.max_running FROM pool_owners w
-    WHERE w.pool = $1 AND w.owner = f.owner OFFSET 0) o ON true
-LEFT JOIN LATERAL (SELECT w.virtual_time, w.last_start FROM owner_turns w
-    WHERE w.pool = $1 AND w.owner = f.owner OFFSET 0) u ON true
+-- By key: joined otherwise, all of a pool's owners would be read.
+LEFT JOIN (SELECT w.owner, w.weight, w.max_running FROM pool_owners w
+    WHERE w.pool = $1 AND w.owner = ANY (ARRAY (SELECT owner FROM found))) o ON o.owner = f.owner
+LEFT JOIN (SELECT w.owner, w.virtual_time, w.last_start FROM owner_turns w
+    WHERE w.pool = $1 AND w.owner = ANY (ARRAY (SELECT owner FROM found))) u ON u.owner = f.owner
