@@ -65,7 +65,9 @@ async fn fill(client: &Client, count: i64) {
          INSERT INTO agents (name, pool, resource_domain, capacity, protocol_version, incarnation, live,
              lease_expires_at, last_heartbeat_at, registered_at)
          SELECT 'a' || n, 'p', 'd' || n % 50, 10, 1, n, true, now() + interval '1 hour', now(), now()
-         FROM generate_series(1, 5000) n;",
+         FROM generate_series(1, 5000) n;
+         INSERT INTO pool_owners (pool, owner, weight, created_at)
+         SELECT 'p', 'o' || n, 1 + n % 10, now() FROM generate_series(1, 20000) n;",
         count.min(50_000)
     );
     client.batch_execute(&text).await.expect("a backlog");

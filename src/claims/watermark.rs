@@ -131,17 +131,23 @@ impl Watermark {
 
     /// Forgets all, if nobody has checked it for too long.
     pub fn forget_the_stale(&mut self, now: Instant) {
-        if now > self.checked_at + STALE * self.pause {
+        if self.marks.is_empty() {
+            self.checked_at = now;
+        } else if now > self.checked_at + STALE * self.pause {
             self.forget();
             self.checked_at = now;
         }
     }
 
-    /// What is spent.
+    /// What is spent, of as much as is worth it.
     pub fn spent(&self) -> Vec<Spent> {
+        self.spent_from(WORTHWHILE)
+    }
+
+    fn spent_from(&self, least: u64) -> Vec<Spent> {
         self.marks
             .iter()
-            .filter(|(_, mark)| mark.given >= WORTHWHILE)
+            .filter(|(_, mark)| mark.given >= least)
             .map(|((key, owner, rank), mark)| Spent {
                 key: key.clone(),
                 owner: owner.clone(),
@@ -161,7 +167,8 @@ impl Watermark {
         if self.is_checked || now < self.checked_at + self.pause {
             return None;
         }
-        let spent = self.spent();
+        // Also what is not worth it yet, so that it is not forgotten before it is.
+        let spent = self.spent_from(0);
         self.is_checked = !spent.is_empty();
         self.is_checked.then_some(spent)
     }
@@ -284,6 +291,25 @@ mod tests {
                 .to_check(later + CHECK_PART * check.took)
                 .is_some()
         );
+    }
+
+    #[test]
+    fn what_comes_slowly_is_checked_and_not_forgotten_before_it_is_worthwhile() {
+        let mut now = Instant::now();
+        let mut watermark = Watermark::new(now);
+        let check = Check {
+            found: Ok(None),
+            took: Duration::ZERO,
+        };
+        for _ in 0..64 {
+            now += Duration::from_secs(10);
+            watermark.forget_the_stale(now);
+            if watermark.to_check(now).is_some() {
+                watermark.checked(now, &check);
+            }
+            watermark.saw(vec![seen("", 0, 500, 1)], at(1_000));
+        }
+        assert_eq!(watermark.spent().len(), 1);
     }
 
     #[test]
