@@ -36,3 +36,4 @@ mod scaling;
 mod sessions;
 mod shares;
 mod simulate;
+mod watermark;

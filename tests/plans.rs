@@ -12,6 +12,8 @@ use crate::support::{TestServer, database};
 
 const PICK_START: &str = include_str!("../src/claims/pick_start.sql");
 const QUEUES: &str = include_str!("../src/shares/queues.sql");
+const WAITS: &str = include_str!("../src/shares/waits.sql");
+const BELOW: &str = include_str!("../src/claims/below.sql");
 const RUNNING: &str = include_str!("../src/shares/running.sql");
 const LOCK_LIMITED: &str = include_str!("../src/shares/lock_limited.sql");
 const PICK_DOMAIN: &str = include_str!("../src/claims/pick_domain.sql");
@@ -63,7 +65,9 @@ async fn fill(client: &Client, count: i64) {
          INSERT INTO agents (name, pool, resource_domain, capacity, protocol_version, incarnation, live,
              lease_expires_at, last_heartbeat_at, registered_at)
          SELECT 'a' || n, 'p', 'd' || n % 50, 10, 1, n, true, now() + interval '1 hour', now(), now()
-         FROM generate_series(1, 5000) n;",
+         FROM generate_series(1, 5000) n;
+         INSERT INTO pool_owners (pool, owner, weight, created_at)
+         SELECT 'p', 'o' || n, 1 + n % 10, now() FROM generate_series(1, 20000) n;",
         count.min(50_000)
     );
     client.batch_execute(&text).await.expect("a backlog");
@@ -121,15 +125,57 @@ fn assert_in_order(plan: &str, index: &str, when: &str) {
     );
 }
 
+/// What is left of a pool of which something is known.
+const KEYS: &str = r#"[{"from_key": "1", "to_key": "~"}]"#;
+const OWNERS: &str = r#"[{"key": "", "from_owner": "1", "to_owner": "~"}]"#;
+const RANGES: &str = r#"[
+    {"key": "", "owner": "", "from_rank": -32768, "from_at": "-infinity", "to_rank": 0},
+    {"key": "", "owner": "", "from_rank": 0, "from_at": "2026-01-01T00:00:00Z", "to_rank": 32767},
+    {"key": "abc", "owner": "o1", "from_rank": -32768, "from_at": "-infinity", "to_rank": 32767}]"#;
+
+/// The walk over the queues, and the looks at what is left of them and what is not.
+async fn assert_walks(client: &Client, generic: bool, when: &str) {
+    let types = "text, text[], text, text, text[], json, json, json, text";
+    let labels = r#"{"{\"kind\": \"k50\"}"}"#;
+    let walk =
+        format!("'p', '{labels}', '', '', '{{d1,d2}}', '{KEYS}', '{OWNERS}', '{RANGES}', '~'");
+    let queues = plan(client, types, QUEUES, &walk, generic).await;
+    let left = format!("'p', '{KEYS}', '{OWNERS}', '{RANGES}'");
+    let waits = plan(client, "text, json, json, json", WAITS, &left, generic).await;
+    let spent = "'p', '[{\"key\": \"\", \"owner\": \"\", \"rank\": 0, \"below\": \"2026-01-01T00:00:00Z\"}]'";
+    let below = plan(client, "text, json", BELOW, spent, generic).await;
+    for (plan, looks) in [(queues, 5), (waits, 3), (below, 1)] {
+        let scans = plan.matches("sessions_start_queue on sessions").count();
+        assert_eq!(scans, looks, "{when}: not by the queue:\n{plan}");
+        assert!(
+            !plan.contains("Seq Scan on sessions") && !plan.contains("Sort"),
+            "{when}: more than a walk:\n{plan}"
+        );
+        assert!(
+            !plan.contains("Seq Scan on pool_owners"),
+            "{when}: all owners are read:\n{plan}"
+        );
+        // Each look begins and ends by its own bounds: what is spent is not even filtered away.
+        let filters = plan.lines().filter(|line| line.contains("Filter:"));
+        for filter in filters {
+            let by_place = ["requires_key", "owner_key", "queue_rank", "queued_at"];
+            assert!(
+                !by_place.iter().any(|column| filter.contains(column)),
+                "{when}: a bound is a filter:\n{plan}"
+            );
+        }
+    }
+}
+
 async fn assert_plans(client: &Client, when: &str) {
     for generic in [false, true] {
         let when = format!("{when}, generic: {generic}");
         for limit in ["1", "16", "256", "1000"] {
             let filled = |text: &str| text.replace("{columns}", "s.*").replace("{limit}", limit);
             let start = filled(PICK_START);
-            let values = "'p', '{\"\",abc,\"\"}', '{\"\",o1,o10}', '{a1,a2}', '{}'";
-            let types = "text, text[], text[], text[], uuid[]";
-            let start = plan(client, types, &start, values, generic).await;
+            let values = format!("'p', '{RANGES}', '{{a1,a2}}', '{{}}'");
+            let types = "text, json, text[], uuid[]";
+            let start = plan(client, types, &start, &values, generic).await;
             assert_in_order(&start, "sessions_start_queue", &when);
             let domain = filled(PICK_DOMAIN);
             let values = "'p', '{d1,d2,d3}', '{terminate,adopt,hibernate,wake,wake_hibernated,start}', '{a1,a2}'";
@@ -137,17 +183,7 @@ async fn assert_plans(client: &Client, when: &str) {
             let domain = plan(client, types, &domain, values, generic).await;
             assert_in_order(&domain, "sessions_domain_queue", &when);
         }
-        let types = "text, text[], text, text, text[]";
-        let walk = "'p', '{\"{\\\"kind\\\": \\\"k50\\\"}\"}', '', '', '{d1,d2}'";
-        let queues = plan(client, types, QUEUES, walk, generic).await;
-        for part in queues.split("CTE queue") {
-            let scans = part.matches("sessions_start_queue on sessions").count();
-            assert!(scans >= 1, "{when}: not by the queue:\n{queues}");
-        }
-        assert!(
-            !queues.contains("Seq Scan on sessions") && !queues.contains("Sort"),
-            "{when}: more than a walk:\n{queues}"
-        );
+        assert_walks(client, generic, &when).await;
         let of = "'p', '{o1,o2}'";
         let running = plan(client, "text, text[]", RUNNING, of, generic).await;
         assert!(

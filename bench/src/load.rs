@@ -1,5 +1,6 @@
 //! Load: pools, agents and backlogs to work on, and agents that claim in a loop.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -100,7 +101,23 @@ pub async fn register(
     name: &str,
     domain: &str,
 ) -> Result<Agent> {
-    let body = json!({"pool": pool, "resource_domain": domain, "capacity": 1_000_000});
+    register_with(connection, pool, name, domain, &[]).await
+}
+
+/// Registers one agent with labels.
+///
+/// # Errors
+/// When the service refuses.
+pub async fn register_with(
+    connection: &mut Connection,
+    pool: &str,
+    name: &str,
+    domain: &str,
+    labels: &[(&str, String)],
+) -> Result<Agent> {
+    let labels: BTreeMap<&str, &String> = labels.iter().map(|(k, v)| (*k, v)).collect();
+    let body =
+        json!({"pool": pool, "resource_domain": domain, "capacity": 1_000_000, "labels": labels});
     let answer: Value = connection.put(&format!("/v1/agents/{name}"), &body).await?;
     let incarnation = answer["incarnation"].as_i64();
     Ok(Agent {

@@ -19,6 +19,7 @@ mod reference;
 mod report;
 mod scenarios;
 mod service;
+mod steady;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -97,7 +98,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(options: &Options) -> Result<Report> {
-    let chosen = scenarios::choose(&options.scenarios)?;
+    let chosen = scenarios::choose(&options.scenarios, options.quick)?;
     let effort = if options.quick {
         Effort::quick()
     } else {

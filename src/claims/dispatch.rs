@@ -17,11 +17,12 @@ use uuid::Uuid;
 
 use super::give::Given;
 use super::placement::{Candidate, MayTake};
+use super::watermark::Seen;
 use crate::commands;
 use crate::error::Result;
 use crate::pools;
 use crate::sessions::{self, Context};
-use crate::shares::{self, Walk};
+use crate::shares::{self, Around, Walk};
 use crate::store::{Conn, LabelsColumn, Statement, Word};
 use crate::wakeups::Hints;
 
@@ -53,6 +54,8 @@ pub struct Round {
     pub starts: usize,
     /// Where to begin to look for queues of starts.
     pub walk: Walk,
+    /// How to go around what is known to be empty.
+    pub around: Around,
     /// Whether some of the starts ask for labels.
     pub selects: bool,
 }
@@ -106,6 +109,8 @@ pub struct Done {
     pub unsatisfied: bool,
     /// Where to begin to look for queues the next time.
     pub walk: Walk,
+    /// The heads of queues of starts, and when the round began.
+    pub seen: (Vec<Seen>, Option<DateTime<Utc>>),
     /// Domains in which there was more.
     pub more_domains: BTreeSet<String>,
     /// Whom to wake.

@@ -17,11 +17,13 @@ use lessor_protocol::Placement;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::dispatch::{Asking, Done, Round, dispatch};
 use super::safety::{self, jittered};
 use super::unoffer;
 use super::waiters::{Answer, Waiter, Waiters};
+use super::watermark::{Check, Watermark};
 use crate::error::Error;
 use crate::shares::Walk;
 use crate::store::Db;
@@ -54,6 +56,9 @@ pub struct Dispatcher {
     selects: bool,
     /// Where the next round begins to look for queues of starts.
     walk: Walk,
+    watermark: Watermark,
+    /// Where what is checked beside the rounds is told, and who waits for it at the end.
+    checks: (mpsc::UnboundedSender<Check>, TaskTracker),
     /// Agents that were looked at since the last wake-up and could not take what there was.
     tried: BTreeSet<String>,
     pub(super) safety_at: Instant,
@@ -69,11 +74,13 @@ impl Dispatcher {
         pool: &str,
         db: Db,
         hub: Hub,
+        tasks: TaskTracker,
         stop: CancellationToken,
     ) -> (Parking, impl Future<Output = ()> + Send + use<>) {
         let (parking, parked) = mpsc::unbounded_channel();
         let (wake, wakes) = mpsc::unbounded_channel();
         hub.register(pool, wake);
+        let (check, checks) = mpsc::unbounded_channel();
         let dispatcher = Self {
             pool: pool.to_owned(),
             db,
@@ -85,16 +92,19 @@ impl Dispatcher {
             starts: 0,
             selects: false,
             walk: Walk::default(),
+            watermark: Watermark::new(Instant::now()),
+            checks: (check, tasks),
             tried: BTreeSet::new(),
             safety_at: Instant::now() + jittered(SAFETY),
         };
-        (parking, dispatcher.run(parked, wakes, stop))
+        (parking, dispatcher.run(parked, wakes, checks, stop))
     }
 
     async fn run(
         mut self,
         mut parked: mpsc::UnboundedReceiver<Waiter>,
         mut wakes: mpsc::UnboundedReceiver<Wake>,
+        mut checks: mpsc::UnboundedReceiver<Check>,
         stop: CancellationToken,
     ) {
         let gauge = metrics::gauge!("lessor_waiters", "pool" => self.pool.clone());
@@ -114,6 +124,7 @@ impl Dispatcher {
                     Some(wake) => self.wake(wake),
                     None => break,
                 },
+                Some(check) = checks.recv() => self.checked(check),
                 () = tokio::time::sleep_until(timer), if !idle => {}
             }
             while let Ok(waiter) = parked.try_recv() {
@@ -151,13 +162,20 @@ impl Dispatcher {
                 selects,
                 domains,
                 agents,
+                oldest,
             }) => {
+                if let Some(oldest) = oldest {
+                    self.watermark.fall(oldest);
+                }
                 self.selects |= selects;
                 self.starts = self.starts.saturating_add(starts as usize);
                 self.domains.extend(domains);
                 self.agents.extend(agents);
             }
-            Wake::Everything => self.safety_at = Instant::now(),
+            Wake::Everything => {
+                self.watermark.forget();
+                self.safety_at = Instant::now();
+            }
             Wake::EndPolls => self.end_polls(),
         }
     }
@@ -166,6 +184,8 @@ impl Dispatcher {
     async fn look(&mut self) {
         let now = Instant::now();
         self.tried.clear();
+        self.watermark.forget_the_stale(now);
+        self.check_below(now);
         let mut overdue = Vec::new();
         for agent in self.waiters.due(now) {
             match self.waiters.get(&agent) {
@@ -205,11 +225,11 @@ impl Dispatcher {
             return;
         }
         let pool = self.pool.clone();
-        let agents = self.waiters.agents();
+        let (agents, around) = (self.waiters.agents(), self.watermark.around());
         let found = self
             .db
             .read("claims::safety", |conn| {
-                Box::pin(safety::look(conn, pool, agents))
+                Box::pin(safety::look(conn, pool, agents, around))
             })
             .await;
         match found {
@@ -231,6 +251,28 @@ impl Dispatcher {
                 }
             }
             Err(error) => tracing::debug!(pool = self.pool, %error, "the safety poll failed"),
+        }
+    }
+
+    /// What is below the watermark is looked at beside the rounds, since that may take long.
+    fn check_below(&mut self, now: Instant) {
+        let Some(spent) = self.watermark.to_check(now) else {
+            return;
+        };
+        let (db, pool) = (self.db.clone(), self.pool.clone());
+        let (tell, tasks) = &self.checks;
+        let tell = tell.clone();
+        tasks.spawn(async move {
+            // The dispatcher may have ended meanwhile.
+            let _ = tell.send(safety::below(&db, pool, spent).await);
+        });
+    }
+
+    fn checked(&mut self, check: Check) {
+        self.watermark.checked(Instant::now(), &check);
+        if let Ok(Some(_)) = check.found {
+            self.starts = usize::MAX;
+            self.selects = true;
         }
     }
 
@@ -293,6 +335,7 @@ impl Dispatcher {
                 limit,
                 starts,
                 walk: self.walk.clone(),
+                around: self.watermark.around(),
                 selects,
             },
             fresh,
@@ -326,10 +369,14 @@ impl Dispatcher {
             more_starts,
             unsatisfied,
             walk,
+            seen,
             more_domains,
             hints,
         } = done;
         self.walk = walk;
+        if let (seen, Some(at)) = seen {
+            self.watermark.saw(seen, at);
+        }
         self.hub.committed(hints);
         self.placement = placement.unwrap_or(self.placement);
         let mut gone = Vec::new();

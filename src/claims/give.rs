@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::dispatch::{Done, LockedAgent, Round, Standing, Verdict};
 use super::placement::{Candidate, Item, MayTake, share_out};
+use super::watermark::Seen;
 use crate::commands;
 use crate::error::Result;
 use crate::sessions::{self, Assignee, Context, DOMAIN_WORK, Draft, SessionRow};
@@ -33,6 +34,7 @@ pub(super) struct Given {
     pub(super) more_starts: bool,
     pub(super) unsatisfied: bool,
     pub(super) walk: shares::Walk,
+    pub(super) seen: Vec<Seen>,
     pub(super) moved: Option<shares::Moved>,
     pub(super) more_domains: BTreeSet<String>,
 }
@@ -218,6 +220,7 @@ impl Given {
             more_starts: self.more_starts,
             unsatisfied: self.unsatisfied,
             walk: self.walk,
+            seen: (self.seen, Some(now)),
             more_domains: self.more_domains,
             hints,
             ..Done::default()

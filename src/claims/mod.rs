@@ -19,6 +19,7 @@ mod safety;
 mod starts;
 mod unoffer;
 mod waiters;
+mod watermark;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -92,8 +93,8 @@ impl Dispatchers {
         }
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let parking = running.entry(pool.to_owned()).or_insert_with(|| {
-            let stop = self.stop.clone();
-            let (parking, run) = Dispatcher::start(pool, db.clone(), hub.clone(), stop);
+            let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
+            let (parking, run) = Dispatcher::start(pool, db.clone(), hub.clone(), tasks, stop);
             self.tasks.spawn(run);
             parking
         });

@@ -1,13 +1,16 @@
 //! The safety poll: what a lost notification would have said.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text};
+use chrono::{DateTime, Utc};
+use diesel::sql_types::{Array, BigInt, Json, Nullable, Text, Timestamptz};
 use diesel_async::RunQueryDsl;
 
+use super::watermark::{Check, Unchecked};
 use crate::error::Result;
-use crate::store::{Conn, Statement};
+use crate::shares::{self, Around, Spent};
+use crate::store::{AsJson, Conn, Db, Statement};
 
 /// What a pool has to give, and how its parked agents stand.
 pub struct Found {
@@ -22,8 +25,6 @@ pub struct Found {
 
 #[derive(diesel::QueryableByName)]
 struct Row {
-    #[diesel(sql_type = Bool)]
-    starts: bool,
     #[diesel(sql_type = Array<Text>)]
     domains: Vec<String>,
     #[diesel(sql_type = Array<Text>)]
@@ -36,17 +37,52 @@ struct Row {
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn look(conn: &mut Conn, pool: String, agents: Vec<String>) -> Result<Found> {
+pub async fn look(
+    conn: &mut Conn,
+    pool: String,
+    agents: Vec<String>,
+    around: Around,
+) -> Result<Found> {
+    let starts = shares::waits(conn, &pool, &around).await?;
     let row: Row = Statement::new(include_str!("safety.sql"))
         .bind::<Text, _>(pool)
         .bind::<Array<Text>, _>(agents)
         .get_result(conn)
         .await?;
     Ok(Found {
-        starts: row.starts,
+        starts,
         domains: row.domains.into_iter().collect(),
         standing: row.agents.into_iter().zip(row.claim_numbers).collect(),
     })
+}
+
+#[derive(diesel::QueryableByName)]
+struct Below {
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    oldest: Option<DateTime<Utc>>,
+}
+
+/// Looks at what should be spent.
+pub async fn below(db: &Db, pool: String, spent: Vec<Spent>) -> Check {
+    let begun = Instant::now();
+    let found = db
+        .read("claims::below", |conn| {
+            Box::pin(async move {
+                let row: Below = Statement::new(include_str!("below.sql"))
+                    .bind::<Text, _>(pool)
+                    .bind::<Json, _>(AsJson(spent))
+                    .get_result(conn)
+                    .await?;
+                Ok(row.oldest)
+            })
+        })
+        .await;
+    let found = found.map_err(|error| {
+        tracing::debug!(%error, "what is below the watermark could not be looked at");
+        Unchecked
+    });
+    let took = begun.elapsed();
+    Check { found, took }
 }
 
 /// Between 0.75 and 1.25 of it.

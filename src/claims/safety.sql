@@ -1,5 +1,5 @@
 -- claims::safety
--- Where there is work in a pool: the domains by a walk from one to the next over the index, at
+-- Where there is work in a pool's domains: these by a walk from one to the next over the index, at
 -- most a thousand, however much work each has.
 WITH RECURSIVE domain AS (
     (SELECT s.resource_domain AS name, 1 AS n FROM sessions s
@@ -18,7 +18,6 @@ WITH RECURSIVE domain AS (
         THEN a.claim_number END AS claim_number
     FROM unnest($2) AS p (name) LEFT JOIN agents a ON a.name = p.name
 )
-SELECT EXISTS (SELECT FROM sessions s WHERE s.agent_pool = $1 AND s.pool_work = 'start') AS starts,
-    ARRAY (SELECT name FROM domain WHERE name IS NOT NULL) AS domains,
+SELECT ARRAY (SELECT name FROM domain WHERE name IS NOT NULL) AS domains,
     ARRAY (SELECT name FROM parked ORDER BY name) AS agents,
     ARRAY (SELECT claim_number FROM parked ORDER BY name) AS claim_numbers

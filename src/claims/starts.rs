@@ -6,18 +6,20 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use diesel::sql_types::{Array, Text, Uuid as SqlUuid};
+use diesel::sql_types::{Array, Json, Text, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use lessor_protocol::{Action, Labels};
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::dispatch::{LockedAgent, Round};
 use super::give::{Given, item, tier};
 use super::placement::{Candidate, MayTake, share_out};
+use super::watermark::Seen;
 use crate::error::Result;
 use crate::sessions::{self, Context, SessionRow};
 use crate::shares::{self, Queue, Queues};
-use crate::store::{Conn, Statement};
+use crate::store::{AsJson, Conn, Statement};
 
 /// How often a round asks its queues at most.
 const MAX_ASKS: usize = 4;
@@ -29,6 +31,17 @@ struct Line {
     heads: VecDeque<SessionRow>,
     /// Whether nothing is behind what was picked.
     exhausted: bool,
+    /// How many were given from it.
+    given: u64,
+}
+
+/// A part of a queue from which heads are picked.
+#[derive(Debug, Serialize)]
+struct Part<'a> {
+    key: &'a str,
+    owner: &'a str,
+    #[serde(flatten)]
+    range: shares::Range,
 }
 
 /// The queues of a round with their owners.
@@ -38,7 +51,7 @@ struct Lines {
     /// How many more each owner may be given.
     places: Vec<usize>,
     /// What was picked in this round, so that it is not picked again.
-    seen: Vec<Uuid>,
+    picked: Vec<Uuid>,
 }
 
 /// How many more sessions that need a slot this agent takes.
@@ -60,7 +73,15 @@ impl Lines {
     async fn find(conn: &mut Conn, round: &Round, able: &[&Candidate]) -> Result<Self> {
         let labels: BTreeSet<&Labels> = able.iter().map(|c| &c.labels).collect();
         let domains: BTreeSet<&str> = able.iter().map(|c| c.resource_domain.as_str()).collect();
-        let mut found = shares::queues(conn, &round.pool, &labels, &domains, &round.walk).await?;
+        let mut found = shares::queues(
+            conn,
+            &round.pool,
+            &labels,
+            &domains,
+            &round.walk,
+            &round.around,
+        )
+        .await?;
         // An agent in the right domain, and another one with the right labels, are found as well.
         let is_served = |queue: &Queue| able.iter().any(|c| serves(c, queue));
         found.unsatisfied |= found.queues.iter().any(|queue| !is_served(queue));
@@ -83,13 +104,14 @@ impl Lines {
                 queue,
                 heads: VecDeque::new(),
                 exhausted: false,
+                given: 0,
             })
             .collect();
         Ok(Self {
             found,
             lines,
             places,
-            seen: Vec::new(),
+            picked: Vec::new(),
         })
     }
 
@@ -144,27 +166,19 @@ impl Lines {
                 .map(|(index, _)| *index)
                 .collect();
             let queues = of_tier.iter().map(|index| &self.lines[*index].queue);
-            let (keys, owners): (Vec<String>, Vec<String>) = queues
-                .map(|q| {
-                    (
-                        q.requires_key.clone(),
-                        self.found.turns.owner(q.turn).to_owned(),
-                    )
-                })
-                .unzip();
+            let parts: Vec<Part<'_>> = queues.flat_map(|queue| self.parts(round, queue)).collect();
             let text = sessions::with_columns(include_str!("pick_start.sql"))
                 .replace("{limit}", &limit.to_string());
             let rows: Vec<SessionRow> = Statement::new(&text)
                 .bind::<Text, _>(round.pool.clone())
-                .bind::<Array<Text>, _>(keys)
-                .bind::<Array<Text>, _>(owners)
+                .bind::<Json, _>(AsJson(parts))
                 .bind::<Array<Text>, _>(avoiding.to_vec())
-                .bind::<Array<SqlUuid>, _>(self.seen.clone())
+                .bind::<Array<SqlUuid>, _>(self.picked.clone())
                 .load(conn)
                 .await?;
             let mut picked: HashMap<usize, usize> = HashMap::new();
             for row in rows {
-                self.seen.push(row.id);
+                self.picked.push(row.id);
                 let owner = row.owner.as_deref().unwrap_or_default();
                 let index = of_tier.iter().copied().find(|index| {
                     let queue = &self.lines[*index].queue;
@@ -185,9 +199,38 @@ impl Lines {
         Ok(())
     }
 
+    /// What is left of a queue, as far as that is known.
+    fn parts<'a>(
+        &'a self,
+        round: &Round,
+        queue: &'a Queue,
+    ) -> impl Iterator<Item = Part<'a>> + use<'a> {
+        let (key, owner) = (&queue.requires_key, self.found.turns.owner(queue.turn));
+        let ranges = round.around.ranges_of(key, owner).into_iter();
+        ranges.map(move |range| Part { key, owner, range })
+    }
+
+    /// The heads of the queues from which something was given. Where there are more queues than a walk
+    /// sees, it is not the same ones that are looked at each time, and none is remembered.
+    fn seen(&self) -> Vec<Seen> {
+        if self.found.next != shares::Walk::default() {
+            return Vec::new();
+        }
+        let given = self.lines.iter().filter(|line| line.given > 0);
+        given
+            .map(|line| Seen {
+                key: line.queue.requires_key.clone(),
+                owner: self.found.turns.owner(line.queue.turn).to_owned(),
+                rank: line.queue.head.0,
+                at: line.queue.head.1,
+                given: line.given,
+            })
+            .collect()
+    }
+
     /// The next session: of the owner whose turn it is, the one with the greatest priority, and of
     /// those the one that has waited longest.
-    fn next(&mut self) -> Option<(usize, SessionRow)> {
+    fn next(&mut self) -> Option<(usize, usize, SessionRow)> {
         let mut with_heads = vec![false; self.places.len()];
         for line in self.lines.iter().filter(|line| !line.heads.is_empty()) {
             with_heads[line.queue.turn] = true;
@@ -196,15 +239,16 @@ impl Lines {
         let turn = turns.next(|turn| with_heads[turn] && self.places[turn] > 0)?;
         let line = self
             .lines
-            .iter_mut()
-            .filter(|line| line.queue.turn == turn)
-            .filter_map(|line| {
+            .iter()
+            .enumerate()
+            .filter(|(_, line)| line.queue.turn == turn)
+            .filter_map(|(index, line)| {
                 let head = line.heads.front()?;
-                Some(((std::cmp::Reverse(head.priority), head.queued_at), line))
+                Some(((std::cmp::Reverse(head.priority), head.queued_at), index))
             })
             .min_by_key(|(order, _)| *order)
-            .map(|(_, line)| line)?;
-        Some((turn, line.heads.pop_front()?))
+            .map(|(_, index)| index)?;
+        Some((turn, line, self.lines[line].heads.pop_front()?))
     }
 
     /// Whether something may be waiting that could be given to others.
@@ -236,7 +280,7 @@ impl Given {
         let mut lines = Lines::find(conn, round, &able).await?;
         let avoiding: Vec<String> = able.iter().map(|c| c.name.clone()).collect();
         // Picked above already, as the work of its own domain.
-        lines.seen.extend(self.picked.iter().copied());
+        lines.picked.extend(self.picked.iter().copied());
         for _ in 0..MAX_ASKS {
             let asks = lines.asks(candidates, left);
             if asks.is_empty() {
@@ -244,11 +288,12 @@ impl Given {
             }
             lines.pick(conn, round, &avoiding, &asks).await?;
             while left > 0
-                && let Some((turn, row)) = lines.next()
+                && let Some((turn, line, row)) = lines.next()
             {
                 if self.start(ctx, row, candidates, agents) {
                     lines.found.turns.give(turn);
                     lines.places[turn] = lines.places[turn].saturating_sub(1);
+                    lines.lines[line].given += 1;
                     left -= 1;
                 }
             }
@@ -262,6 +307,7 @@ impl Given {
         let places = &lines.places;
         let competes = |turn: usize| places[turn] > 0 || lines.found.turns.has_moved(turn);
         self.moved = lines.found.turns.moved(competes);
+        self.seen = lines.seen();
         self.walk = lines.found.next;
         Ok(())
     }

@@ -14,20 +14,23 @@
 //!
 //! What this room does not do: pick sessions, or give them to agents (`claims`).
 
+mod around;
 pub mod http;
 mod state;
 mod store;
 mod table;
 
+use chrono::{DateTime, Utc};
 use lessor_protocol::{Labels, Owner, OwnerShare};
 
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::wakeups::Hints;
 
+pub use around::{Around, Range, Spent};
 pub use state::{Moved, Turns};
 pub use store::Position;
-pub(crate) use store::{limited, places, queues, record};
+pub(crate) use store::{limited, places, queues, record, waits};
 
 /// Where a walk over the queues begins; at the first of them if both are empty. Pools with more
 /// queues than one walk sees are seen in turn.
@@ -50,6 +53,8 @@ pub struct Queue {
     pub start_domain: Option<String>,
     /// Its owner's place among the turns.
     pub turn: usize,
+    /// The rank of its first session, locked by others or not, and when that was queued.
+    pub head: (i16, DateTime<Utc>),
 }
 
 /// The queues that the agents of a round could serve.

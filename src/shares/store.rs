@@ -3,14 +3,17 @@
 use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
-use diesel::sql_types::{Array, BigInt, Double, Integer, Json, Jsonb, Nullable, Text, Timestamptz};
+use diesel::sql_types::{
+    Array, BigInt, Bool, Double, Integer, Json, Jsonb, Nullable, SmallInt, Text, Timestamptz,
+};
 use diesel::{OptionalExtension as _, QueryableByName};
 use diesel_async::RunQueryDsl;
 use lessor_protocol::{Labels, Owner, OwnerShare};
 use serde::{Deserialize, Serialize};
 
+use super::around::after_owners;
 use super::state::{Moved, Turns};
-use super::{Queue, Queues, Walk};
+use super::{Around, Queue, Queues, Walk};
 use crate::error::{Error, Result};
 use crate::store::{AsJson, Conn, Statement};
 
@@ -31,6 +34,10 @@ struct QueueRow {
     start_domain: Option<String>,
     #[diesel(sql_type = Nullable<Text>)]
     owner: Option<String>,
+    #[diesel(sql_type = Nullable<SmallInt>)]
+    queue_rank: Option<i16>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    queued_at: Option<DateTime<Utc>>,
     #[diesel(sql_type = Double)]
     weight: f64,
     #[diesel(sql_type = Nullable<Integer>)]
@@ -53,6 +60,7 @@ pub async fn queues(
     labels: &BTreeSet<&Labels>,
     domains: &BTreeSet<&str>,
     walk: &Walk,
+    around: &Around,
 ) -> Result<Queues> {
     let labels: Vec<String> = labels
         .iter()
@@ -71,6 +79,10 @@ pub async fn queues(
                 .map(str::to_owned)
                 .collect::<Vec<_>>(),
         )
+        .bind::<Json, _>(AsJson(&around.keys))
+        .bind::<Json, _>(AsJson(&around.owners))
+        .bind::<Json, _>(AsJson(&around.ranges))
+        .bind::<Text, _>(after_owners())
         .load(conn)
         .await?;
     let mut found = Queues::default();
@@ -85,10 +97,24 @@ pub async fn queues(
     // How far the walk came in each selector, past where it began.
     let mut reached: HashMap<String, String> = HashMap::new();
     let mut satisfied: BTreeSet<String> = BTreeSet::new();
+    // Of a queue that is read in several ranges each of these has a head.
+    let mut heads: HashMap<(String, String), usize> = HashMap::new();
     for row in rows {
         let (Some(requires_key), Some(owner)) = (row.requires_key, row.owner) else {
             continue;
         };
+        let Some(head) = row.queue_rank.zip(row.queued_at) else {
+            continue;
+        };
+        let at = found.queues.len();
+        let known = *heads
+            .entry((requires_key.clone(), owner.clone()))
+            .or_insert(at);
+        if known < at {
+            let queue: &mut Queue = &mut found.queues[known];
+            queue.head = queue.head.min(head);
+            continue;
+        }
         satisfied.insert(requires_key.clone());
         if owner > walk.owner {
             reached.insert(requires_key.clone(), owner.clone());
@@ -106,6 +132,7 @@ pub async fn queues(
                 .unwrap_or_default(),
             start_domain: row.start_domain,
             turn,
+            head,
         });
     }
     if found.queues.len() >= MAX_WALK {
@@ -113,6 +140,27 @@ pub async fn queues(
     }
     found.unsatisfied = selectors > satisfied.len();
     Ok(found)
+}
+
+#[derive(QueryableByName)]
+struct Waits {
+    #[diesel(sql_type = Bool)]
+    waits: bool,
+}
+
+/// Whether anything waits to be started in a pool, where it is not known to be spent.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn waits(conn: &mut Conn, pool: &str, around: &Around) -> Result<bool> {
+    let row: Waits = Statement::new(include_str!("waits.sql"))
+        .bind::<Text, _>(pool.to_owned())
+        .bind::<Json, _>(AsJson(&around.keys))
+        .bind::<Json, _>(AsJson(&around.owners))
+        .bind::<Json, _>(AsJson(&around.ranges))
+        .get_result(conn)
+        .await?;
+    Ok(row.waits)
 }
 
 #[derive(QueryableByName)]

@@ -1,17 +1,32 @@
 //! The gauges of what waits, by pool, and of the database's connections.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::app::App;
 use crate::error::Result;
 use crate::{events, import, inventory, pools, scaling};
 
-/// Sets the gauges.
-///
-/// # Errors
-/// `DatabaseUnavailable`.
+/// How often gauges are set, if that takes little.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// They may take this part of the time: counting costs as much as there are sessions, and with millions
+/// of them it would keep a processor from the claims.
+const PART: u32 = 20;
+
+/// Sets the gauges, and says when they are to be set again.
+pub async fn run_sparingly(app: &Arc<App>) -> Duration {
+    let begun = Instant::now();
+    if let Err(error) = run(app).await {
+        // The next try comes no sooner: what was too much to count will be too much again.
+        tracing::warn!(%error, "the gauges could not be set");
+        metrics::counter!("lessor_upkeep_failures_total", "task" => "gauges").increment(1);
+    }
+    EVERY.max(begun.elapsed() * PART)
+}
+
 #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
-pub async fn run(app: &Arc<App>) -> Result<()> {
+async fn run(app: &Arc<App>) -> Result<()> {
     for pool in pools::list(app, None, 1_000).await? {
         let desired = scaling::desired_agents(&pool);
         let name = pool.name;

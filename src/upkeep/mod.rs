@@ -76,8 +76,7 @@ pub fn start(app: &Arc<App>, tasks: &TaskTracker, stop: &CancellationToken) {
         Ok(limits::run(&app).await?.unwrap_or(longest).min(longest))
     });
     drive(app, tasks, stop, "gauges", |app| async move {
-        gauges::run(&app).await?;
-        Ok(Duration::from_secs(5))
+        Ok(gauges::run_sparingly(&app).await)
     });
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use lessor_protocol::SessionState;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -23,6 +24,9 @@ pub struct PoolHint {
     /// Agents with work on what they hold, or whose standing has changed.
     #[serde(default, rename = "a")]
     pub agents: BTreeSet<String>,
+    /// When the oldest of what any agent could start was queued, where that is known.
+    #[serde(default, rename = "o", skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<DateTime<Utc>>,
 }
 
 impl PoolHint {
@@ -32,6 +36,14 @@ impl PoolHint {
         self.selects |= other.selects;
         self.domains.extend(other.domains);
         self.agents.extend(other.agents);
+        self.oldest = earlier(self.oldest, other.oldest);
+    }
+}
+
+fn earlier(a: Option<DateTime<Utc>>, b: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
     }
 }
 
@@ -102,6 +114,7 @@ impl Hints {
     fn add_start(&mut self, row: &SessionRow) {
         let hint = self.pool(&row.agent_pool);
         hint.starts = hint.starts.saturating_add(1);
+        hint.oldest = earlier(hint.oldest, Some(row.queued_at));
         hint.selects |=
             !row.requires.is_empty() || !row.prefers.is_empty() || row.start_domain.is_some();
     }

@@ -1,5 +1,6 @@
 //! The scenarios: what is measured, beside what, and what it must reach.
 
+mod backlog;
 mod claim50;
 mod claims;
 mod create;
@@ -8,9 +9,11 @@ mod failover;
 mod heartbeats;
 mod life;
 mod list;
+mod owners;
 mod parked;
 mod polls;
 mod servers;
+mod soak;
 mod start;
 mod wake;
 mod wakes;
@@ -107,15 +110,39 @@ pub const ALL: &[Scenario] = &[
         about: "how long other queues on PostgreSQL take to wake an idle worker",
         run: |bench| Box::pin(wakes::run(bench)),
     },
+    Scenario {
+        name: "backlog",
+        about: "claims with much waiting, much claimed and not vacuumed, and an old transaction, beside a small database",
+        run: |bench| Box::pin(backlog::run(bench)),
+    },
+    Scenario {
+        name: "owners",
+        about: "claims where 100,000 owners share and selectors are in use, beside one queue",
+        run: |bench| Box::pin(owners::run(bench)),
+    },
+    Scenario {
+        name: "soak",
+        about: "an hour of whole lives at half load, last sixth beside first; only when named",
+        run: |bench| Box::pin(soak::run(bench)),
+    },
 ];
 
-/// Those with these names; all if none is named.
+/// What takes so long that it runs only when it is named, or when it is only to be seen to work.
+const ONLY_WHEN_NAMED: [&str; 1] = ["soak"];
+
+/// Those with these names; all if none is named, but for what takes very long.
 ///
 /// # Errors
 /// When there is none of a name.
-pub fn choose(names: &[String]) -> Result<Vec<&'static Scenario>> {
+pub fn choose(names: &[String], quick: bool) -> Result<Vec<&'static Scenario>> {
     if names.is_empty() {
-        return Ok(ALL.iter().collect());
+        let (skipped, chosen): (Vec<_>, Vec<_>) = ALL
+            .iter()
+            .partition(|s| !quick && ONLY_WHEN_NAMED.contains(&s.name));
+        for scenario in skipped {
+            eprintln!("{}: skipped, since it was not named", scenario.name);
+        }
+        return Ok(chosen);
     }
     names
         .iter()
