@@ -12,6 +12,7 @@
 
 mod columns;
 mod connect;
+mod gather;
 pub mod listen;
 pub mod migrate;
 pub mod schema;
@@ -34,6 +35,7 @@ use crate::error::{Error, Result};
 
 pub use columns::{AsJson, JsonText, LabelsColumn, MaybeJson, MaybeJsonText, MaybeWord, Word};
 pub use connect::{client, dedicated, describe};
+pub use gather::{Batches, Gather, Limits};
 pub use statement::Statement;
 pub use turn::try_turn;
 
