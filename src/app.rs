@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::events::{self, Tail};
 use crate::leases::Renewals;
 use crate::limits::Activities;
+use crate::sessions::{Creating, CreatingWorker};
 use crate::store::Db;
 use crate::upkeep;
 use crate::wakeups::{self, Hub};
@@ -66,6 +67,8 @@ pub struct App {
     pub renewals: Renewals,
     /// Where heartbeats tell of activity.
     pub activities: Activities,
+    /// Where sessions that are created arrive together.
+    pub creating: Creating,
     /// Where claims are answered.
     pub dispatchers: Dispatchers,
     /// The latest events, for streams.
@@ -103,6 +106,7 @@ impl App {
         let (hub, outgoing) = Hub::new();
         let (renewals, workers) = Renewals::new();
         let (activities, activity_worker) = Activities::new();
+        let (creating, creating_worker) = CreatingWorker::new();
         let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
         let background = TaskTracker::new();
         let dispatchers = Dispatchers::new(settings.max_waiters, background.clone(), stop.clone());
@@ -111,6 +115,7 @@ impl App {
             hub: hub.clone(),
             renewals,
             activities,
+            creating,
             dispatchers,
             tail: Tail::new(settings.max_event_streams),
             event_retention: settings.event_retention,
@@ -123,7 +128,8 @@ impl App {
             background: background.clone(),
         });
         background.spawn(workers.run(db.clone(), halt.clone()));
-        background.spawn(activity_worker.run(db, halt.clone()));
+        background.spawn(activity_worker.run(db.clone(), halt.clone()));
+        background.spawn(creating_worker.run(db, hub.clone(), halt.clone()));
         background.spawn(wakeups::carry(
             settings.listen_url,
             hub,

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lessor_protocol::Placement;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::dispatch::{Asking, Done, Round, dispatch};
+use super::intake::Newcomer;
 use super::safety::{self, jittered};
 use super::unoffer;
 use super::waiters::{Answer, Waiter, Waiters};
@@ -28,7 +30,7 @@ use crate::store::Db;
 use crate::wakeups::{Hub, PoolHint, Wake};
 
 /// The most agents that one round locks.
-const MAX_ASKING: usize = 256;
+pub(super) const MAX_ASKING: usize = 256;
 
 /// The most agents of one domain that one round looks at for its work.
 const MAX_PER_DOMAIN: usize = 16;
@@ -40,10 +42,10 @@ const SAFETY: Duration = Duration::from_secs(5);
 /// What a dispatcher works with.
 pub struct Dispatcher {
     pub(super) pool: String,
-    db: Db,
-    hub: Hub,
+    pub(super) db: Db,
+    pub(super) hub: Hub,
     pub(super) waiters: Waiters,
-    placement: Placement,
+    pub(super) placement: Placement,
     /// Agents to look at for anything they may take.
     agents: BTreeSet<String>,
     /// Domains to look at on behalf of whoever is parked there.
@@ -59,8 +61,40 @@ pub struct Dispatcher {
     pub(super) safety_at: Instant,
 }
 
-/// How claims reach it.
-pub type Parking = mpsc::UnboundedSender<Waiter>;
+/// How claims, and sessions that are new, reach it.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// Claims.
+    pub parking: mpsc::UnboundedSender<Waiter>,
+    newcomers: mpsc::Sender<Newcomer>,
+    /// Whether it is idle and has somebody to give a new session to, as far as is known.
+    is_open: Arc<AtomicBool>,
+}
+
+impl Door {
+    /// Whether a new session could be offered at once.
+    pub fn is_open(&self) -> bool {
+        self.is_open.load(Ordering::Relaxed)
+    }
+
+    /// Hands in a new session if it could be offered at once; otherwise it comes back.
+    pub fn offer(&self, newcomer: Newcomer) -> std::result::Result<(), Newcomer> {
+        if !self.is_open() {
+            return Err(newcomer);
+        }
+        self.newcomers
+            .try_send(newcomer)
+            .map_err(|refused| refused.into_inner())
+    }
+}
+
+/// What comes through a [`Door`].
+struct Inside {
+    parked: mpsc::UnboundedReceiver<Waiter>,
+    newcomers: mpsc::Receiver<Newcomer>,
+    wakes: mpsc::UnboundedReceiver<Wake>,
+    is_open: Arc<AtomicBool>,
+}
 
 impl Dispatcher {
     /// The dispatcher of a pool, to be run; it ends when `stop` is cancelled, and ends its polls
@@ -70,10 +104,18 @@ impl Dispatcher {
         db: Db,
         hub: Hub,
         stop: CancellationToken,
-    ) -> (Parking, impl Future<Output = ()> + Send + use<>) {
+    ) -> (Door, impl Future<Output = ()> + Send + use<>) {
         let (parking, parked) = mpsc::unbounded_channel();
+        let (new, newcomers) = mpsc::channel(MAX_ASKING);
         let (wake, wakes) = mpsc::unbounded_channel();
+        let is_open = Arc::new(AtomicBool::new(false));
         hub.register(pool, wake);
+        let inside = Inside {
+            parked,
+            newcomers,
+            wakes,
+            is_open: Arc::clone(&is_open),
+        };
         let dispatcher = Self {
             pool: pool.to_owned(),
             db,
@@ -88,15 +130,16 @@ impl Dispatcher {
             tried: BTreeSet::new(),
             safety_at: Instant::now() + jittered(SAFETY),
         };
-        (parking, dispatcher.run(parked, wakes, stop))
+        let door = Door {
+            parking,
+            newcomers: new,
+            is_open,
+        };
+        (door, dispatcher.run(inside, stop))
     }
 
-    async fn run(
-        mut self,
-        mut parked: mpsc::UnboundedReceiver<Waiter>,
-        mut wakes: mpsc::UnboundedReceiver<Wake>,
-        stop: CancellationToken,
-    ) {
+    async fn run(mut self, mut inside: Inside, stop: CancellationToken) {
+        let mut new = Vec::new();
         let gauge = metrics::gauge!("lessor_waiters", "pool" => self.pool.clone());
         loop {
             let timer = self
@@ -104,31 +147,46 @@ impl Dispatcher {
                 .next_timer()
                 .map_or(self.safety_at, |at| at.min(self.safety_at));
             let idle = self.waiters.len() == 0;
+            let is_open = self.waiters.any_for_starts();
+            inside.is_open.store(is_open, Ordering::Relaxed);
             tokio::select! {
                 () = stop.cancelled() => break,
-                waiter = parked.recv() => match waiter {
+                waiter = inside.parked.recv() => match waiter {
                     Some(waiter) => self.park(waiter),
                     None => break,
                 },
-                wake = wakes.recv() => match wake {
+                wake = inside.wakes.recv() => match wake {
                     Some(wake) => self.wake(wake),
                     None => break,
                 },
+                newcomer = inside.newcomers.recv() => new.extend(newcomer),
                 () = tokio::time::sleep_until(timer), if !idle => {}
             }
-            while let Ok(waiter) = parked.try_recv() {
+            // Until it is idle again, sessions are created without it.
+            inside.is_open.store(false, Ordering::Relaxed);
+            while let Ok(newcomer) = inside.newcomers.try_recv() {
+                new.push(newcomer);
+            }
+            while let Ok(waiter) = inside.parked.try_recv() {
                 self.park(waiter);
             }
-            while let Ok(wake) = wakes.try_recv() {
+            while let Ok(wake) = inside.wakes.try_recv() {
                 self.wake(wake);
             }
+            // Once, so that whatever else there is to do has its turn.
+            self.take_in(std::mem::take(&mut new)).await;
             self.look().await;
             #[allow(clippy::cast_precision_loss, reason = "a gauge")]
             gauge.set(self.waiters.len() as f64);
         }
         // Parked polls end with 200 and empty lists; whoever comes later is told to go elsewhere.
-        parked.close();
-        while let Ok(waiter) = parked.try_recv() {
+        inside.is_open.store(false, Ordering::Relaxed);
+        inside.newcomers.close();
+        while let Ok(newcomer) = inside.newcomers.try_recv() {
+            newcomer.not_now();
+        }
+        inside.parked.close();
+        while let Ok(waiter) = inside.parked.try_recv() {
             self.park(waiter);
         }
         self.end_polls();
@@ -270,16 +328,7 @@ impl Dispatcher {
         if chosen.is_empty() {
             return None;
         }
-        let asking: Vec<Asking> = chosen
-            .iter()
-            .filter_map(|agent| self.waiters.get(agent))
-            .map(|w| Asking {
-                agent: w.agent.clone(),
-                incarnation: w.incarnation,
-                claim_number: w.claim_number,
-                max_sessions: w.max_sessions,
-            })
-            .collect();
+        let asking = self.asking(&chosen);
         let limit = asking
             .iter()
             .map(|a| a.max_sessions)
@@ -297,6 +346,20 @@ impl Dispatcher {
             },
             fresh,
         ))
+    }
+
+    /// What these agents' claims ask for.
+    pub(super) fn asking<'a>(&self, agents: impl IntoIterator<Item = &'a String>) -> Vec<Asking> {
+        agents
+            .into_iter()
+            .filter_map(|agent| self.waiters.get(agent))
+            .map(|w| Asking {
+                agent: w.agent.clone(),
+                incarnation: w.incarnation,
+                claim_number: w.claim_number,
+                max_sessions: w.max_sessions,
+            })
+            .collect()
     }
 
     /// Runs a round and answers; whether another one may follow at once.

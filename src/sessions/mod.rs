@@ -9,12 +9,16 @@
 //! What this room does not do: decide who gets a session (`claims`), or end leases (`leases`).
 
 mod changes;
+mod check;
 mod create;
 mod draft;
 mod filter;
+mod fresh;
+mod gathered;
 mod handover;
 mod history;
 pub mod http;
+mod insert;
 mod inventory;
 mod limits;
 mod list;
@@ -34,9 +38,13 @@ mod wants;
 mod write;
 
 pub use changes::{Change, Ending};
-pub use create::{MAX_LIMIT_SECONDS, NewOf, create, is_path};
+pub use check::{MAX_LIMIT_SECONDS, NewOf, is_path};
+pub use create::create;
 pub use draft::{Assignee, Context, Draft, backoff, duration, system};
 pub use filter::SessionFilter;
+pub use fresh::Home;
+pub use gathered::{Creating, CreatingWorker};
+pub use insert::{Those, insert};
 pub use list::list;
 pub use many::{Many, Step};
 pub use migration::{Destination, Way};

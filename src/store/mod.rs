@@ -12,6 +12,7 @@
 
 mod columns;
 mod connect;
+mod flight;
 mod gather;
 pub mod listen;
 pub mod migrate;
@@ -115,7 +116,7 @@ impl Db {
         let deadline = Instant::now() + PATIENCE;
         let mut conn = checkout(&self.work, deadline).await?;
         match tokio::time::timeout_at(deadline, body(&mut conn)).await {
-            Ok(Err(error @ Error::StalePlan(_))) => {
+            Ok(Err(error @ (Error::StalePlan(_) | Error::DatabaseUnavailable(_)))) => {
                 drop(Object::take(conn));
                 Err(error)
             }
@@ -135,6 +136,22 @@ impl Db {
         F: for<'c> FnOnce(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send,
     {
         self.read(name, body).await
+    }
+
+    /// As [`Db::statement`], of one that writes what others are to hear of.
+    ///
+    /// # Errors
+    /// As [`Db::write`]; a connection that may be broken is thrown away.
+    pub async fn write_at_once<R, F>(&self, name: &'static str, body: F) -> Result<R>
+    where
+        R: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send,
+    {
+        let answer = self.read(name, body).await;
+        if answer.is_ok() {
+            self.committed.notify_one();
+        }
+        answer
     }
 
     /// As [`Db::write`], for statements that only read and are to see one state of the database. They
