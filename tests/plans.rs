@@ -205,7 +205,11 @@ async fn assert_plans(client: &Client, when: &str) {
 async fn assert_plans_of_new_sessions(client: &Client, when: &str, generic: bool) {
     let values = "'{a1,a2}', 'p'";
     let lock = plan(client, "text[], text", LOCK_TO_OFFER, values, generic).await;
-    for index in ["agents_pkey", "sessions_domain_queue", "commands_to_deliver"] {
+    for index in [
+        "agents_pkey",
+        "sessions_domain_queue",
+        "commands_to_deliver",
+    ] {
         assert!(lock.contains(index), "{when}: not by {index}:\n{lock}");
     }
     let held = ["sessions_to_deliver", "sessions_by_assignee"];
@@ -220,7 +224,10 @@ async fn assert_plans_of_new_sessions(client: &Client, when: &str, generic: bool
         before.contains("sessions_start_queue") && !before.contains("Sort"),
         "{when}:\n{before}"
     );
-    assert!(!before.contains("Seq Scan on sessions"), "{when}:\n{before}");
+    assert!(
+        !before.contains("Seq Scan on sessions"),
+        "{when}:\n{before}"
+    );
     for conflict in ["", "ON CONFLICT (name) WHERE name IS NOT NULL DO NOTHING"] {
         let text = INSERT.replace("{conflict}", conflict);
         let types = "json, json, text[], bigint, json, json";

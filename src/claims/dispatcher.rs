@@ -47,7 +47,7 @@ pub struct Dispatcher {
     pub(super) waiters: Waiters,
     pub(super) placement: Placement,
     /// Agents to look at for anything they may take.
-    agents: BTreeSet<String>,
+    pub(super) agents: BTreeSet<String>,
     /// Domains to look at on behalf of whoever is parked there.
     domains: BTreeSet<String>,
     /// How many sessions there are said to be to start.

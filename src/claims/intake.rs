@@ -58,7 +58,7 @@ impl Dispatcher {
             return;
         }
         let drafts = new.iter().map(|newcomer| newcomer.draft.clone()).collect();
-        let (rows, mut done) = match newcomers::make(&self.db, &self.pool, asking, drafts).await {
+        let made = match newcomers::make(&self.db, &self.pool, asking, drafts).await {
             Ok(made) => made,
             // Whether they were made is not known.
             Err(Error::DatabaseUnavailable(why)) => {
@@ -75,6 +75,8 @@ impl Dispatcher {
                 return;
             }
         };
+        let (rows, mut done) = (made.rows, made.done);
+        self.agents.extend(made.with_work);
         self.placement = done.placement.unwrap_or(self.placement);
         let mut gone = Vec::new();
         for (agent, verdict) in std::mem::take(&mut done.verdicts) {

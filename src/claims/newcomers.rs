@@ -51,17 +51,21 @@ struct Seen {
     rules: PoolSpec,
 }
 
-/// Makes new sessions of a pool, and offers to those who ask what may be: the sessions in the order in
-/// which they came, and what the round has done.
+/// What was made.
+pub struct Made {
+    /// The sessions, in the order in which they came.
+    pub rows: Vec<SessionRow>,
+    /// What became of those who asked.
+    pub done: Done,
+    /// Agents with other work, which a round is to give them.
+    pub with_work: Vec<String>,
+}
+
+/// Makes new sessions of a pool, and offers to those who ask what may be.
 ///
 /// # Errors
 /// What the database says; then none was made, unless it is `DatabaseUnavailable`.
-pub async fn make(
-    db: &Db,
-    pool: &str,
-    asking: Vec<Asking>,
-    drafts: Vec<Draft>,
-) -> Result<(Vec<SessionRow>, Done)> {
+pub async fn make(db: &Db, pool: &str, asking: Vec<Asking>, drafts: Vec<Draft>) -> Result<Made> {
     metrics::counter!("lessor_claim_statements_total").increment(1);
     let names: Vec<String> = asking.iter().map(|asking| asking.agent.clone()).collect();
     let owners: BTreeSet<String> = drafts.iter().filter_map(|d| d.row.owner.clone()).collect();
@@ -101,7 +105,7 @@ async fn make_in(
     mut asking: Vec<Asking>,
     mut drafts: Vec<Draft>,
     seen: Seen,
-) -> Result<(Vec<SessionRow>, Done)> {
+) -> Result<Made> {
     let Seen {
         locked,
         before,
@@ -119,15 +123,14 @@ async fn make_in(
     for (index, draft) in drafts.iter_mut().enumerate() {
         draft.place(&home, now, index);
     }
-    let mut candidates = Vec::new();
+    let (mut candidates, mut with_work) = (Vec::new(), Vec::new());
     for Locked { agent, has_work } in &locked {
         let asking = asking.iter().find(|asking| asking.agent == agent.name);
-        if let Some(asking) = asking
-            && !has_work
-            && !agent.has_commands
-            && let Some(candidate) = candidate(agent, asking, now)
-        {
-            candidates.push(candidate);
+        let may = asking.and_then(|asking| candidate(agent, asking, now));
+        if *has_work || agent.has_commands {
+            with_work.extend(may.map(|candidate| candidate.name));
+        } else {
+            candidates.extend(may);
         }
     }
     // Agents that somebody else has in hand stay parked, as if nobody had asked them.
@@ -181,7 +184,11 @@ async fn make_in(
     let locked: Vec<LockedAgent> = locked.into_iter().map(|locked| locked.agent).collect();
     let mut done = given.into_done(&round, &locked, &candidates, &HashMap::new(), (now, hints));
     done.placement = Some(rules.placement);
-    Ok((rows, done))
+    Ok(Made {
+        rows,
+        done,
+        with_work,
+    })
 }
 
 /// Whether owners compete for too few slots: whose turn it is is found out by a round.
