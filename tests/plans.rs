@@ -214,7 +214,7 @@ async fn assert_plans_of_new_sessions(client: &Client, when: &str, generic: bool
     }
     let held = ["sessions_to_deliver", "sessions_by_assignee"];
     assert!(held.iter().any(|i| lock.contains(i)), "{when}:\n{lock}");
-    for table in ["sessions", "agents", "commands"] {
+    for table in ["sessions", "agents"] {
         let whole = format!("Seq Scan on {table}");
         assert!(!lock.contains(&whole), "{when}: {whole}:\n{lock}");
     }
