@@ -15,6 +15,7 @@ use crate::events::{self, Tail};
 use crate::leases::Renewals;
 use crate::limits::Activities;
 use crate::reports::Reporting;
+use crate::sessions::{Creating, CreatingWorker};
 use crate::store::Db;
 use crate::upkeep;
 use crate::wakeups::{self, Hub};
@@ -69,6 +70,8 @@ pub struct App {
     pub reporting: Reporting,
     /// Where heartbeats tell of activity.
     pub activities: Activities,
+    /// Where sessions that are created arrive together.
+    pub creating: Creating,
     /// Where claims are answered.
     pub dispatchers: Dispatchers,
     /// The latest events, for streams.
@@ -107,6 +110,7 @@ impl App {
         let (renewals, workers) = Renewals::new();
         let (reporting, taking) = Reporting::new();
         let (activities, activity_worker) = Activities::new();
+        let (creating, creating_worker) = CreatingWorker::new();
         let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
         let background = TaskTracker::new();
         let dispatchers = Dispatchers::new(settings.max_waiters, background.clone(), stop.clone());
@@ -116,6 +120,7 @@ impl App {
             renewals,
             reporting,
             activities,
+            creating,
             dispatchers,
             tail: Tail::new(settings.max_event_streams),
             event_retention: settings.event_retention,
@@ -129,7 +134,8 @@ impl App {
         });
         background.spawn(workers.run(db.clone(), halt.clone()));
         background.spawn(taking.run(db.clone(), hub.clone(), halt.clone()));
-        background.spawn(activity_worker.run(db, halt.clone()));
+        background.spawn(activity_worker.run(db.clone(), halt.clone()));
+        background.spawn(creating_worker.run(db, hub.clone(), halt.clone()));
         background.spawn(wakeups::carry(
             settings.listen_url,
             hub,

@@ -7,6 +7,7 @@ mod brake;
 mod bulk;
 mod claiming;
 mod commands;
+mod creating;
 mod documents;
 mod drains;
 mod events;

@@ -3,7 +3,7 @@
 //! A queue must be read in the order of its index, whatever the planner knows: a plan that sorts or
 //! scans the table costs seconds with a million waiting sessions.
 
-use lessor::sessions::{DOMAIN_WORK, Next, Reach, Situation, next};
+use lessor::sessions::{DOMAIN_WORK, Next, Reach, Situation, next, write_texts};
 use lessor_protocol::{DesiredState, SessionState};
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -19,7 +19,9 @@ const LOCK_LIMITED: &str = include_str!("../src/shares/lock_limited.sql");
 const PICK_DOMAIN: &str = include_str!("../src/claims/pick_domain.sql");
 const PICK_HELD: &str = include_str!("../src/claims/pick_held.sql");
 const LOCK_AGENTS: &str = include_str!("../src/claims/lock_agents.sql");
-const WRITE: &str = include_str!("../src/sessions/write.sql");
+const LOCK_TO_OFFER: &str = include_str!("../src/claims/lock_to_offer.sql");
+const BEFORE_NEW: &str = include_str!("../src/claims/before_new.sql");
+const INSERT: &str = include_str!("../src/sessions/insert.sql");
 const LOST_STARTS: &str = include_str!("../src/leases/lost_starts.sql");
 const DUE: &str = include_str!("../src/upkeep/due.sql");
 
@@ -210,26 +212,56 @@ async fn assert_plans(client: &Client, when: &str) {
         .await;
         assert!(lock.contains("agents_pkey"), "{when}:\n{lock}");
         assert!(!lock.contains("Seq Scan on agents"), "{when}:\n{lock}");
+        assert_plans_of_new_sessions(client, &when, generic).await;
         let empty = "'[]', '[]', '[]', '[]', '[]', '[]', '[]'";
-        let write = plan(
-            client,
-            "json, json, json, json, json, json, json",
-            WRITE,
-            empty,
-            generic,
-        )
-        .await;
-        assert!(
-            write.contains("Index Scan using sessions_pkey on sessions s"),
-            "{when}:\n{write}"
-        );
-        assert!(!write.contains("Seq Scan on sessions"), "{when}:\n{write}");
+        for text in write_texts() {
+            let types = "json, json, json, json, json, json, json";
+            let write = plan(client, types, text, empty, generic).await;
+            assert!(
+                write.contains("Index Scan using sessions_pkey on sessions s"),
+                "{when}:\n{write}"
+            );
+            assert!(!write.contains("Seq Scan on sessions"), "{when}:\n{write}");
+        }
         let lost = plan(client, "", LOST_STARTS, "", generic).await;
         assert!(lost.contains("sessions_bound"), "{when}:\n{lost}");
         assert!(!lost.contains("Seq Scan on sessions"), "{when}:\n{lost}");
         let due = plan(client, "", DUE, "", generic).await;
         assert!(due.contains("sessions_due"), "{when}:\n{due}");
         assert!(!due.contains("Seq Scan"), "{when}:\n{due}");
+    }
+}
+
+/// What runs for each session that is created, or for many of them.
+async fn assert_plans_of_new_sessions(client: &Client, when: &str, generic: bool) {
+    let values = "'{a1,a2}', 'p'";
+    let lock = plan(client, "text[], text", LOCK_TO_OFFER, values, generic).await;
+    for index in [
+        "agents_pkey",
+        "sessions_domain_queue",
+        "commands_to_deliver",
+    ] {
+        assert!(lock.contains(index), "{when}: not by {index}:\n{lock}");
+    }
+    let held = ["sessions_to_deliver", "sessions_by_assignee"];
+    assert!(held.iter().any(|i| lock.contains(i)), "{when}:\n{lock}");
+    for table in ["sessions", "agents"] {
+        let whole = format!("Seq Scan on {table}");
+        assert!(!lock.contains(&whole), "{when}: {whole}:\n{lock}");
+    }
+    let values = "'p', '{o1,o2}'";
+    let before = plan(client, "text, text[]", BEFORE_NEW, values, generic).await;
+    assert!(before.contains("pool_owners_pkey"), "{when}:\n{before}");
+    for conflict in ["", "ON CONFLICT (name) WHERE name IS NOT NULL DO NOTHING"] {
+        let text = INSERT.replace("{conflict}", conflict);
+        let types = "json, json, text[], bigint, json, json";
+        let values = "'[]', '[]', '{p}', 0, '[]', '[]'";
+        let insert = plan(client, types, &text, values, generic).await;
+        assert!(insert.contains("agents_pkey"), "{when}:\n{insert}");
+        for table in ["sessions", "agents"] {
+            let whole = format!("Seq Scan on {table}");
+            assert!(!insert.contains(&whole), "{when}: {whole}:\n{insert}");
+        }
     }
 }
 
@@ -251,7 +283,7 @@ async fn the_claims_statements_read_their_indexes_in_order_whatever_the_planner_
     let ledger = plan(
         &client,
         "json, json, json, json, json, json, json",
-        WRITE,
+        write_texts()[0],
         "'[]', '[]', '[]', '[]', '[]', '[]', '[]'",
         true,
     )

@@ -189,14 +189,7 @@ pub async fn dispatch(conn: &mut Conn, round: &Round) -> Result<Done> {
     for agent in &locked {
         by_name.insert(&agent.name, agent);
         let asking = asking_as.get(agent.name.as_str());
-        // Only the newest claim of the current run of a live agent can be given work.
-        if let Some(asking) = asking
-            && agent.live
-            && agent.incarnation == asking.incarnation
-            && agent.claim_number == asking.claim_number
-        {
-            candidates.push(candidate(agent, asking, now));
-        }
+        candidates.extend(asking.and_then(|asking| candidate(agent, asking, now)));
     }
 
     let mut given = Given::default();
@@ -228,10 +221,21 @@ pub async fn dispatch(conn: &mut Conn, round: &Round) -> Result<Done> {
     Ok(done)
 }
 
-fn candidate(agent: &LockedAgent, asking: &Asking, now: DateTime<Utc>) -> Candidate {
+/// What an agent that asks may be given; only the newest claim of the current run of a live one is.
+pub(super) fn candidate(
+    agent: &LockedAgent,
+    asking: &Asking,
+    now: DateTime<Utc>,
+) -> Option<Candidate> {
+    let is_current = agent.live
+        && agent.incarnation == asking.incarnation
+        && agent.claim_number == asking.claim_number;
+    if !is_current {
+        return None;
+    }
     let passed_over = agent.passed_over_until.is_some_and(|until| until > now);
     let may_take = MayTake::of(passed_over, agent.scheduling, agent.last_of_domain);
-    Candidate {
+    Some(Candidate {
         name: agent.name.clone(),
         resource_domain: agent.resource_domain.clone(),
         capacity: agent.capacity,
@@ -239,7 +243,7 @@ fn candidate(agent: &LockedAgent, asking: &Asking, now: DateTime<Utc>) -> Candid
         room: asking.max_sessions,
         may_take,
         labels: agent.labels.clone(),
-    }
+    })
 }
 
 #[derive(diesel::QueryableByName)]

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::dispatch::{Asking, Done, Round, dispatch};
+use super::door::{Door, Inside};
 use super::safety::{self, jittered};
 use super::unoffer;
 use super::waiters::{Answer, Waiter, Waiters};
@@ -30,7 +31,7 @@ use crate::store::Db;
 use crate::wakeups::{Hub, PoolHint, Wake};
 
 /// The most agents that one round locks.
-const MAX_ASKING: usize = 256;
+pub(super) const MAX_ASKING: usize = 256;
 
 /// The most agents of one domain that one round looks at for its work.
 const MAX_PER_DOMAIN: usize = 16;
@@ -42,12 +43,12 @@ const SAFETY: Duration = Duration::from_secs(5);
 /// What a dispatcher works with.
 pub struct Dispatcher {
     pub(super) pool: String,
-    db: Db,
-    hub: Hub,
+    pub(super) db: Db,
+    pub(super) hub: Hub,
     pub(super) waiters: Waiters,
-    placement: Placement,
+    pub(super) placement: Placement,
     /// Agents to look at for anything they may take.
-    agents: BTreeSet<String>,
+    pub(super) agents: BTreeSet<String>,
     /// Domains to look at on behalf of whoever is parked there.
     domains: BTreeSet<String>,
     /// How many sessions there are said to be to start.
@@ -56,16 +57,13 @@ pub struct Dispatcher {
     selects: bool,
     /// Where the next round begins to look for queues of starts.
     walk: Walk,
-    watermark: Watermark,
+    pub(super) watermark: Watermark,
     /// Where what is checked beside the rounds is told, and who waits for it at the end.
     checks: (mpsc::UnboundedSender<Check>, TaskTracker),
     /// Agents that were looked at since the last wake-up and could not take what there was.
     tried: BTreeSet<String>,
     pub(super) safety_at: Instant,
 }
-
-/// How claims reach it.
-pub type Parking = mpsc::UnboundedSender<Waiter>;
 
 impl Dispatcher {
     /// The dispatcher of a pool, to be run; it ends when `stop` is cancelled, and ends its polls
@@ -76,11 +74,11 @@ impl Dispatcher {
         hub: Hub,
         tasks: TaskTracker,
         stop: CancellationToken,
-    ) -> (Parking, impl Future<Output = ()> + Send + use<>) {
-        let (parking, parked) = mpsc::unbounded_channel();
+    ) -> (Door, impl Future<Output = ()> + Send + use<>) {
         let (wake, wakes) = mpsc::unbounded_channel();
-        hub.register(pool, wake);
         let (check, checks) = mpsc::unbounded_channel();
+        let (door, inside) = Door::new(wakes, checks);
+        hub.register(pool, wake);
         let dispatcher = Self {
             pool: pool.to_owned(),
             db,
@@ -97,16 +95,11 @@ impl Dispatcher {
             tried: BTreeSet::new(),
             safety_at: Instant::now() + jittered(SAFETY),
         };
-        (parking, dispatcher.run(parked, wakes, checks, stop))
+        (door, dispatcher.run(inside, stop))
     }
 
-    async fn run(
-        mut self,
-        mut parked: mpsc::UnboundedReceiver<Waiter>,
-        mut wakes: mpsc::UnboundedReceiver<Wake>,
-        mut checks: mpsc::UnboundedReceiver<Check>,
-        stop: CancellationToken,
-    ) {
+    async fn run(mut self, mut inside: Inside, stop: CancellationToken) {
+        let mut new = Vec::new();
         let gauge = metrics::gauge!("lessor_waiters", "pool" => self.pool.clone());
         loop {
             let timer = self
@@ -114,32 +107,46 @@ impl Dispatcher {
                 .next_timer()
                 .map_or(self.safety_at, |at| at.min(self.safety_at));
             let idle = self.waiters.len() == 0;
+            inside.set_open(self.waiters.any_for_starts());
             tokio::select! {
                 () = stop.cancelled() => break,
-                waiter = parked.recv() => match waiter {
+                waiter = inside.parked.recv() => match waiter {
                     Some(waiter) => self.park(waiter),
                     None => break,
                 },
-                wake = wakes.recv() => match wake {
+                wake = inside.wakes.recv() => match wake {
                     Some(wake) => self.wake(wake),
                     None => break,
                 },
-                Some(check) = checks.recv() => self.checked(check),
+                Some(check) = inside.checks.recv() => self.checked(check),
+                newcomer = inside.newcomers.recv() => new.extend(newcomer),
                 () = tokio::time::sleep_until(timer), if !idle => {}
             }
-            while let Ok(waiter) = parked.try_recv() {
+            // Until it is idle again, sessions are created without it.
+            inside.set_open(false);
+            while let Ok(newcomer) = inside.newcomers.try_recv() {
+                new.push(newcomer);
+            }
+            while let Ok(waiter) = inside.parked.try_recv() {
                 self.park(waiter);
             }
-            while let Ok(wake) = wakes.try_recv() {
+            while let Ok(wake) = inside.wakes.try_recv() {
                 self.wake(wake);
             }
+            // Once, so that whatever else there is to do has its turn.
+            self.take_in(std::mem::take(&mut new)).await;
             self.look().await;
             #[allow(clippy::cast_precision_loss, reason = "a gauge")]
             gauge.set(self.waiters.len() as f64);
         }
         // Parked polls end with 200 and empty lists; whoever comes later is told to go elsewhere.
-        parked.close();
-        while let Ok(waiter) = parked.try_recv() {
+        inside.set_open(false);
+        inside.newcomers.close();
+        while let Ok(newcomer) = inside.newcomers.try_recv() {
+            newcomer.not_now();
+        }
+        inside.parked.close();
+        while let Ok(waiter) = inside.parked.try_recv() {
             self.park(waiter);
         }
         self.end_polls();
@@ -312,16 +319,7 @@ impl Dispatcher {
         if chosen.is_empty() {
             return None;
         }
-        let asking: Vec<Asking> = chosen
-            .iter()
-            .filter_map(|agent| self.waiters.get(agent))
-            .map(|w| Asking {
-                agent: w.agent.clone(),
-                incarnation: w.incarnation,
-                claim_number: w.claim_number,
-                max_sessions: w.max_sessions,
-            })
-            .collect();
+        let asking = self.asking(&chosen);
         let limit = asking
             .iter()
             .map(|a| a.max_sessions)
@@ -342,13 +340,27 @@ impl Dispatcher {
         ))
     }
 
+    /// What these agents' claims ask for.
+    pub(super) fn asking<'a>(&self, agents: impl IntoIterator<Item = &'a String>) -> Vec<Asking> {
+        agents
+            .into_iter()
+            .filter_map(|agent| self.waiters.get(agent))
+            .map(|w| Asking {
+                agent: w.agent.clone(),
+                incarnation: w.incarnation,
+                claim_number: w.claim_number,
+                max_sessions: w.max_sessions,
+            })
+            .collect()
+    }
+
     /// Runs a round and answers; whether another one may follow at once.
     async fn run_round(&mut self, round: Round, fresh: &BTreeSet<String>) -> bool {
         let round = Arc::new(round);
         let done = {
             let round = Arc::clone(&round);
             self.db
-                .write("claims::dispatch", move |conn| {
+                .write_often("claims::dispatch", move |conn| {
                     let round = Arc::clone(&round);
                     Box::pin(async move { dispatch(conn, &round).await })
                 })

@@ -90,7 +90,8 @@ impl Given {
             let name = holder.name.clone();
             let mut draft = Draft::of(row);
             draft.deliver(ctx);
-            self.push(&name, draft, None);
+            self.tell(&draft.row, &name, None);
+            self.drafts.push(draft);
         }
         Ok(())
     }
@@ -158,20 +159,28 @@ impl Given {
         agent: &LockedAgent,
         action: Action,
     ) {
-        let assignee = Assignee {
-            name: agent.name.clone(),
-            incarnation: agent.incarnation,
-            resource_domain: agent.resource_domain.clone(),
-        };
+        let assignee = assignee(agent);
         self.picked.insert(row.id);
         let mut draft = Draft::of(row);
         draft.offer(ctx, &assignee, action);
-        let name = assignee.name.clone();
-        self.push(&name, draft, Some(&assignee));
+        self.tell(&draft.row, &assignee.name, Some(&assignee));
+        self.drafts.push(draft);
     }
 
-    fn push(&mut self, agent: &str, draft: Draft, offered_to: Option<&Assignee>) {
-        let row = &draft.row;
+    /// Offers a session that this transaction makes, and that its maker writes.
+    pub(super) fn offer_new(
+        &mut self,
+        ctx: &Context<'_>,
+        draft: &mut Draft,
+        agent: &LockedAgent,
+        action: Action,
+    ) {
+        let assignee = assignee(agent);
+        draft.offer(ctx, &assignee, action);
+        self.tell(&draft.row, &assignee.name, Some(&assignee));
+    }
+
+    fn tell(&mut self, row: &SessionRow, agent: &str, offered_to: Option<&Assignee>) {
         let action = row.assigned_action.unwrap_or(Action::Adopt);
         let mut session: lessor_protocol::Session = row.clone().into();
         let elsewhere = offered_to.is_some_and(|to| {
@@ -197,7 +206,6 @@ impl Given {
             .entry(agent.to_owned())
             .or_default()
             .push(assignment);
-        self.drafts.push(draft);
     }
 
     pub(super) fn note_avoided(&mut self, row: &SessionRow) {
@@ -263,6 +271,14 @@ impl Given {
             done.verdicts.insert(asking.agent.clone(), verdict);
         }
         done
+    }
+}
+
+fn assignee(agent: &LockedAgent) -> Assignee {
+    Assignee {
+        name: agent.name.clone(),
+        incarnation: agent.incarnation,
+        resource_domain: agent.resource_domain.clone(),
     }
 }
 

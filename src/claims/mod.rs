@@ -12,8 +12,11 @@
 mod answer;
 mod dispatch;
 mod dispatcher;
+mod door;
 mod give;
 pub mod http;
+mod intake;
+mod newcomers;
 mod placement;
 mod safety;
 mod starts;
@@ -35,11 +38,14 @@ use tokio_util::task::TaskTracker;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::leases::ClaimOf;
+use crate::sessions::{Draft, SessionRow};
 use crate::store::Db;
 use crate::wakeups::Hub;
 use crate::{agents, commands, reports};
 // Those who ask what would be given to whom ask the rule itself.
-use dispatcher::{Dispatcher, Parking};
+use dispatcher::Dispatcher;
+use door::Door;
+use intake::Newcomer;
 pub(crate) use placement::compare_utilisation;
 #[cfg(test)]
 pub(crate) use placement::{Candidate, Item, MayTake, share_out};
@@ -48,11 +54,20 @@ use waiters::{Answer, Waiter};
 /// The dispatchers of this server.
 #[derive(Clone, Debug)]
 pub struct Dispatchers {
-    running: Arc<Mutex<HashMap<String, Parking>>>,
+    running: Arc<Mutex<HashMap<String, Door>>>,
     waiting: Arc<AtomicUsize>,
     max_waiters: usize,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+/// What became of a new session that was to be offered at once.
+#[derive(Debug)]
+pub enum Offered {
+    /// It is made, and offered unless its row says otherwise.
+    Made(Box<SessionRow>),
+    /// Nothing was done.
+    NotNow(Box<Draft>),
 }
 
 /// A place among the parked polls; given back when it is dropped.
@@ -77,6 +92,19 @@ impl Dispatchers {
         }
     }
 
+    /// How many polls are parked on this server.
+    #[must_use]
+    pub fn parked(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Whether a new session of this pool could be offered at once to somebody who is parked here.
+    #[must_use]
+    pub fn is_open(&self, pool: &str) -> bool {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.get(pool).is_some_and(Door::is_open)
+    }
+
     fn place(&self) -> Result<Place> {
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
         let place = Place(Arc::clone(&self.waiting));
@@ -92,13 +120,33 @@ impl Dispatchers {
             return Err(Error::Stopping);
         }
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let parking = running.entry(pool.to_owned()).or_insert_with(|| {
+        let door = running.entry(pool.to_owned()).or_insert_with(|| {
             let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
-            let (parking, run) = Dispatcher::start(pool, db.clone(), hub.clone(), tasks, stop);
+            let (door, run) = Dispatcher::start(pool, db.clone(), hub.clone(), tasks, stop);
             self.tasks.spawn(run);
-            parking
+            door
         });
-        parking.send(waiter).map_err(|_| Error::Stopping)
+        door.parking.send(waiter).map_err(|_| Error::Stopping)
+    }
+
+    /// Has a new session made and offered to an agent that is parked here, in one transaction, if that
+    /// can be done at once. It may turn out that it is made and nobody could be given it.
+    ///
+    /// # Errors
+    /// `DatabaseUnavailable`: then it is not known whether it was made.
+    pub async fn offer(&self, draft: Draft) -> Result<Offered> {
+        let door = {
+            let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            running.get(&draft.row.agent_pool).cloned()
+        };
+        let Some(door) = door.filter(|_| draft.starts_anywhere()) else {
+            return Ok(Offered::NotNow(Box::new(draft)));
+        };
+        let (reply, answer) = oneshot::channel();
+        match door.offer(Newcomer { draft, reply }) {
+            Ok(()) => answer.await.map_err(|_| Error::Stopping)?,
+            Err(Newcomer { draft, .. }) => Ok(Offered::NotNow(Box::new(draft))),
+        }
     }
 }
 

@@ -55,7 +55,7 @@ struct Lines {
 }
 
 /// How many more sessions that need a slot this agent takes.
-fn free(c: &Candidate) -> usize {
+pub(super) fn free(c: &Candidate) -> usize {
     if c.may_take != MayTake::Anything {
         return 0;
     }
@@ -258,6 +258,24 @@ impl Lines {
             .iter()
             .any(|line| is_open(line) && self.places[line.queue.turn] > 0)
     }
+}
+
+/// Whether a start waits that one of these agents could be given now. What none of them has the labels
+/// for, and what is of an owner without a place, is not; more queues than a walk sees count as one.
+pub(super) async fn would_take_a_start(
+    conn: &mut Conn,
+    round: &Round,
+    candidates: &[Candidate],
+) -> Result<bool> {
+    let able: Vec<&Candidate> = candidates.iter().filter(|c| free(c) > 0).collect();
+    if able.is_empty() {
+        return Ok(false);
+    }
+    let lines = Lines::find(conn, round, &able).await?;
+    let is_for_one = |line: &Line| {
+        lines.places[line.queue.turn] > 0 && able.iter().any(|c| serves(c, &line.queue))
+    };
+    Ok(lines.found.next != shares::Walk::default() || lines.lines.iter().any(is_for_one))
 }
 
 impl Given {

@@ -143,6 +143,13 @@ impl Waiters {
         due.into_values().flatten().collect()
     }
 
+    /// Whether anybody has a free slot, as far as is known.
+    pub fn any_for_starts(&self) -> bool {
+        self.by_agent
+            .values()
+            .any(|w| w.has_free_slot() && !w.reply.is_closed())
+    }
+
     /// Those with a free slot, in the order in which the pool's placement prefers them.
     pub fn for_starts(
         &self,

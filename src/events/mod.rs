@@ -48,16 +48,25 @@ pub struct NewEvent {
     pub kind: &'static str,
     pub at: DateTime<Utc>,
     pub pool: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub session_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub incarnation: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_epoch: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<i64>,
     pub actor_type: ActorType,
     pub actor_name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub from_value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub to_value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     pub data: serde_json::Value,
 }

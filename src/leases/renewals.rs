@@ -12,6 +12,7 @@ use diesel_async::RunQueryDsl;
 use futures_util::FutureExt as _;
 use lessor_protocol::{Lease, Scheduling};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -21,6 +22,9 @@ use crate::store::{Conn, Db, MaybeWord, PATIENCE, Statement};
 
 /// The most beats in one statement.
 const MAX_BATCH: usize = 1_000;
+
+/// The least time between two batches of heartbeats; claims do not wait.
+const BEATS_EVERY: Duration = Duration::from_millis(100);
 
 /// How frequently every server writes the pulse.
 pub const PULSE_EVERY: Duration = Duration::from_secs(1);
@@ -154,6 +158,7 @@ impl Workers {
 
 async fn work(mut queue: mpsc::Receiver<Request>, db: Db, stop: CancellationToken, pulses: bool) {
     let mut held_over: Vec<Request> = Vec::new();
+    let mut next_at = Instant::now();
     let mut pulse = tokio::time::interval(PULSE_EVERY);
     pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -170,6 +175,12 @@ async fn work(mut queue: mpsc::Receiver<Request>, db: Db, stop: CancellationToke
         } else {
             // Many beats of one agent keep it busy for ever, and the pulse is due all the same.
             beat_pulse = pulses && pulse.tick().now_or_never().is_some();
+        }
+        if pulses && !batch.is_empty() {
+            // One commit for all beats of this time: nobody waits for the answer to a beat, and a beat
+            // after a pause goes at once.
+            tokio::time::sleep_until(next_at).await;
+            next_at = Instant::now() + BEATS_EVERY;
         }
         while batch.len() < MAX_BATCH
             && let Ok(more) = queue.try_recv()

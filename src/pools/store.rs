@@ -146,10 +146,15 @@ pub async fn lock(conn: &mut Conn, name: &str) -> Result<Option<PoolRow>> {
 
 /// The rules that hold in a pool.
 pub async fn rules(conn: &mut Conn, name: &str) -> Result<PoolSpec> {
+    rules_beside(conn, name).await
+}
+
+/// As [`rules`], while other statements are on their way over the connection.
+pub async fn rules_beside(mut conn: &Conn, name: &str) -> Result<PoolSpec> {
     let row: Option<PoolRow> = pools::table
         .select(PoolRow::as_select())
         .filter(pools::name.eq(name.to_owned()))
-        .first(conn)
+        .first(&mut conn)
         .await
         .optional()?;
     row.map(|row| row.spec())

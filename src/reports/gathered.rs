@@ -75,7 +75,7 @@ async fn take(
     waits: bool,
 ) -> Result<Vec<Result<Taken>>> {
     let (taken, hints) = db
-        .write("reports::take", move |conn| {
+        .write_often("reports::take", move |conn| {
             let calls = Arc::clone(&calls);
             Box::pin(async move { take_in(conn, &calls, waits).await })
         })

@@ -1,125 +1,29 @@
 //! Creating sessions, all or nothing, once per idempotency key.
+//!
+//! Most calls create one session in a pool that they name, or many: one statement does that, which is
+//! its own transaction. A single one is offered to a parked agent in it where that can be
+//! (`claims::Dispatchers::offer`), and otherwise goes with those that arrive at the same time
+//! (`gathered.rs`). What that cannot do, or refuses, is done alone, step by step, which also finds out why
+//! it was refused.
 
 use std::sync::Arc;
 
-use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::*;
 use diesel::sql_types::{Bool, Nullable, Text};
 use diesel_async::RunQueryDsl;
-use lessor_protocol::{
-    Actor, DesiredState, IdleAction, NewSession, RawJson, Session, SessionState, empty_object,
-};
-use uuid::Uuid;
+use lessor_protocol::{Actor, NewSession, Session};
 
+use super::draft::Draft;
+use super::fresh::Home;
+use super::insert::{Those, insert};
 use super::row::SessionRow;
 use super::store;
 use crate::app::App;
+use crate::claims::Offered;
 use crate::error::{Error, Result};
-use crate::events::NewEvent;
-use crate::http::Checks;
 use crate::idempotency::{self, Answer, Request};
-use crate::pools;
 use crate::store::{Conn, Statement};
 use crate::wakeups::Hints;
-
-const MAX_SPEC_BYTES: usize = 64 * 1024;
-
-/// What would stand in a session's place in a path: nobody could ask for it by such a name.
-const PATHS: [&str; 2] = ["batch", "bulk"];
-
-/// Whether a session of this name could not be reached, since another call has its path.
-#[must_use]
-pub fn is_path(name: &str) -> bool {
-    PATHS.contains(&name)
-}
-
-/// The most of an idle timeout and of a longest life: a year.
-pub const MAX_LIMIT_SECONDS: f64 = 31_536_000.0;
-
-/// A session to create, and where it stands in the body, for error messages.
-pub struct NewOf<'a> {
-    /// The session.
-    pub session: &'a NewSession,
-    /// `""`, or `/sessions/3`.
-    pub at: String,
-}
-
-/// Whether the values are within their limits.
-///
-/// # Errors
-/// `Invalid`.
-pub fn check(sessions: &[NewOf<'_>]) -> Result<()> {
-    let mut checks = Checks::new();
-    for NewOf { session: new, at } in sessions {
-        let field = |name: &str| format!("{at}/{name}");
-        checks.json(field("spec"), &new.spec, MAX_SPEC_BYTES);
-        if let Some(pool) = &new.pool {
-            checks.name(field("pool"), pool);
-        }
-        if let Some(platform) = &new.platform {
-            checks.text(field("platform"), platform, 128);
-        }
-        if let Some(region) = &new.region {
-            checks.text(field("region"), region, 128);
-        }
-        if new.pool.is_none() && new.platform.is_none() {
-            checks.refuse(field("pool"), "a pool or a platform is required");
-        }
-        if let Some(name) = &new.name {
-            checks.name(field("name"), name);
-            if Uuid::try_parse(name).is_ok() {
-                checks.refuse(field("name"), "must not have the form of a UUID");
-            }
-            if is_path(name) {
-                checks.refuse(field("name"), "is the path of another call");
-            }
-        }
-        if let Some(owner) = &new.owner {
-            checks.text(field("owner"), owner, 256);
-        }
-        checks
-            .labels(field("requires"), &new.requires)
-            .labels(field("prefers"), &new.prefers);
-        checks.labels(field("labels"), &new.labels).range_i32(
-            field("priority"),
-            new.priority,
-            -1000,
-            1000,
-        );
-        for (name, value, min) in [
-            ("start_timeout_seconds", new.start_timeout_seconds, 1.0),
-            (
-                "terminate_timeout_seconds",
-                new.terminate_timeout_seconds,
-                1.0,
-            ),
-            ("grace_seconds", new.grace_seconds, 0.0),
-        ] {
-            if let Some(value) = value {
-                checks.range_f64(field(name), value, min, 86_400.0);
-            }
-        }
-        for (name, value) in [
-            ("idle_timeout_seconds", new.idle_timeout_seconds),
-            ("max_duration_seconds", new.max_duration_seconds),
-        ] {
-            if let Some(value) = value {
-                checks.range_f64(field(name), value, 1.0, MAX_LIMIT_SECONDS);
-            }
-        }
-        if new.desired_state == DesiredState::Terminated {
-            checks.refuse(field("desired_state"), "must be `running` or `hibernated`");
-        }
-        if let Some(at) = new.not_before {
-            checks.moment(field("not_before"), at);
-        }
-        let far = Utc::now() + TimeDelta::days(3650);
-        if new.not_before.is_some_and(|at| at > far) {
-            checks.refuse(field("not_before"), "is more than ten years away");
-        }
-    }
-    checks.finish().map_err(pools::from_problem)
-}
 
 /// Creates sessions in one transaction, and keeps the answer under the request's idempotency key.
 /// `answer` makes the body from them.
@@ -137,6 +41,11 @@ pub async fn create<F>(
 where
     F: Fn(Vec<Session>) -> Result<Answer> + Send + Sync + Clone + 'static,
 {
+    if request.is_none()
+        && let Some(rows) = at_once(app, &news, &actor).await?
+    {
+        return answer(rows.into_iter().map(Session::from).collect());
+    }
     let news = Arc::new(news);
     let (answer, hints) = app
         .db
@@ -146,7 +55,8 @@ where
             Box::pin(async move {
                 idempotency::once(conn, request.as_ref(), move |conn| {
                     Box::pin(async move {
-                        let (rows, hints) = insert(conn, &news, &actor).await?;
+                        let rows = step_by_step(conn, &news, &actor).await?;
+                        let hints = Hints::of_new(rows.iter());
                         let made = answer(rows.into_iter().map(Session::from).collect())?;
                         Ok((made, hints))
                     })
@@ -159,15 +69,61 @@ where
     Ok(answer)
 }
 
-async fn insert(
+/// Creates sessions by one statement; none where that cannot be done, and nothing was then.
+async fn at_once(app: &App, news: &[NewSession], actor: &Actor) -> Result<Option<Vec<SessionRow>>> {
+    // To find a pool, or to hold a session back, takes statements of its own.
+    if news
+        .iter()
+        .any(|new| new.pool.is_none() || new.not_before.is_some())
+    {
+        return Ok(None);
+    }
+    let mut drafts: Vec<Draft> = news.iter().map(|new| Draft::fresh(new, actor)).collect();
+    if drafts.len() > 1 {
+        return many_at_once(app, drafts).await;
+    }
+    let Some(draft) = drafts.pop() else {
+        return Ok(None);
+    };
+    let draft = match app.dispatchers.offer(draft).await? {
+        Offered::Made(row) => return Ok(Some(vec![*row])),
+        Offered::NotNow(draft) => *draft,
+    };
+    let row = app.creating.submit(draft).await?;
+    Ok(row.map(|row| vec![row]))
+}
+
+async fn many_at_once(app: &App, drafts: Vec<Draft>) -> Result<Option<Vec<SessionRow>>> {
+    let made = app
+        .db
+        .write_at_once("sessions::create_many", |conn| {
+            let mut drafts = drafts;
+            Box::pin(async move {
+                let made = insert(conn, &mut drafts, Those::All).await?;
+                Ok(made.into_iter().all(|made| made).then_some(drafts))
+            })
+        })
+        .await;
+    let drafts = match made {
+        Ok(Some(drafts)) => drafts,
+        // Whether it was written is not known.
+        Err(error @ Error::DatabaseUnavailable(_)) => return Err(error),
+        // Why, is found out step by step.
+        Ok(None) | Err(_) => return Ok(None),
+    };
+    let rows: Vec<SessionRow> = drafts.into_iter().map(|draft| draft.row).collect();
+    app.hub.committed(Hints::of_new(rows.iter()));
+    Ok(Some(rows))
+}
+
+async fn step_by_step(
     conn: &mut Conn,
     news: &[NewSession],
     actor: &Actor,
-) -> Result<(Vec<SessionRow>, Hints)> {
+) -> Result<Vec<SessionRow>> {
     let now = store::now(conn).await?;
     let mut homes: Vec<(PoolKey, Home)> = Vec::new();
-    let mut rows = Vec::with_capacity(news.len());
-    let mut events = Vec::with_capacity(news.len());
+    let mut drafts = Vec::with_capacity(news.len());
     for (index, new) in news.iter().enumerate() {
         let key = (new.pool.clone(), new.platform.clone(), new.region.clone());
         let home = match homes.iter().find(|(known, _)| *known == key) {
@@ -178,29 +134,27 @@ async fn insert(
                 home
             }
         };
-        // A microsecond apart, so that a batch is claimed in the order in which it was sent.
-        let queued_at = now + TimeDelta::microseconds(i64::try_from(index).unwrap_or(0));
-        let row = row_of(new, home, now, queued_at);
-        events.push(event_of(&row, actor));
-        rows.push(row);
+        let mut draft = Draft::fresh(new, actor);
+        draft.place(&home, now, index);
+        drafts.push(draft);
     }
-    match store::insert(conn, &rows, &events).await {
-        Ok(()) => {}
+    let first = |drafts: &[Draft]| {
+        let first = drafts.first().map(|draft| draft.row.agent_pool.clone());
+        Error::PoolNotFound(first.unwrap_or_default())
+    };
+    match insert(conn, &mut drafts, Those::All).await {
+        Ok(made) if made.iter().all(|made| *made) => {}
+        // It was there a moment ago.
+        Ok(_) => return Err(first(&drafts)),
         Err(Error::Internal(detail)) if detail.contains("sessions_by_name") => {
             return Err(Error::NameTaken(taken(news)));
         }
         Err(Error::Internal(detail)) if detail.contains("sessions_agent_pool_fkey") => {
-            let pool = rows
-                .into_iter()
-                .next()
-                .map(|row| row.agent_pool)
-                .unwrap_or_default();
-            return Err(Error::PoolNotFound(pool));
+            return Err(first(&drafts));
         }
         Err(error) => return Err(error),
     }
-    let hints = Hints::of(rows.iter());
-    Ok((rows, hints))
+    Ok(drafts.into_iter().map(|draft| draft.row).collect())
 }
 
 /// Which of the names was taken: PostgreSQL does not say it in its message, so it is told only
@@ -219,9 +173,9 @@ fn taken(news: &[NewSession]) -> String {
 
 type PoolKey = (Option<String>, Option<String>, Option<String>);
 
-/// The pool that a session goes to.
-#[derive(Clone, QueryableByName)]
-struct Home {
+/// A pool that may be a session's home.
+#[derive(QueryableByName)]
+struct Found {
     #[diesel(sql_type = Text)]
     name: String,
     #[diesel(sql_type = Text)]
@@ -233,7 +187,7 @@ struct Home {
 }
 
 async fn home_of(conn: &mut Conn, new: &NewSession) -> Result<Home> {
-    let found: Option<Home> = Statement::new(include_str!("home.sql"))
+    let found: Option<Found> = Statement::new(include_str!("home.sql"))
         .bind::<Nullable<Text>, _>(new.pool.clone())
         .bind::<Nullable<Text>, _>(new.platform.clone())
         .bind::<Nullable<Text>, _>(new.region.clone())
@@ -249,7 +203,11 @@ async fn home_of(conn: &mut Conn, new: &NewSession) -> Result<Home> {
         format!("`{platform}`{}", region.unwrap_or_default())
     };
     match (found, &new.pool) {
-        (Some(home), _) if home.matches => Ok(home),
+        (Some(found), _) if found.matches => Ok(Home {
+            name: found.name,
+            platform: found.platform,
+            region: found.region,
+        }),
         (Some(home), _) => Err(Error::NoMatchingPool(format!(
             "pool `{}` is on `{}` in region `{}`, not on {}",
             home.name,
@@ -262,97 +220,5 @@ async fn home_of(conn: &mut Conn, new: &NewSession) -> Result<Home> {
             "no pool is on {}",
             where_to()
         ))),
-    }
-}
-
-fn row_of(
-    new: &NewSession,
-    home: Home,
-    now: DateTime<Utc>,
-    queued_at: DateTime<Utc>,
-) -> SessionRow {
-    let spec: RawJson = new.spec.clone();
-    SessionRow {
-        id: Uuid::now_v7(),
-        name: new.name.clone(),
-        agent_pool: home.name,
-        platform: home.platform,
-        region: home.region,
-        owner: new.owner.clone(),
-        labels: new.labels.clone(),
-        priority: new.priority,
-        spec,
-        desired_state: new.desired_state,
-        state: SessionState::Pending,
-        generation: 1,
-        observed_generation: 0,
-        lease_epoch: 0,
-        assigned_agent_id: None,
-        assigned_incarnation: None,
-        assigned_action: None,
-        offered_until: None,
-        deliver_at: None,
-        deliveries: 0,
-        resource_domain: None,
-        platform_resource_id: None,
-        platform_metadata: empty_object(),
-        endpoint: None,
-        requires: new.requires.clone(),
-        prefers: new.prefers.clone(),
-        attempt: 1,
-        attempts_used: 0,
-        not_before: new.not_before,
-        held_back_until: new.not_before.filter(|at| *at > now),
-        domain_lost: false,
-        offers_lapsed: 0,
-        avoid_agent: None,
-        avoid_until: None,
-        phase_deadline_at: None,
-        restart: new.restart,
-        start_timeout_seconds: new.start_timeout_seconds,
-        terminate_timeout_seconds: new.terminate_timeout_seconds,
-        idle_timeout_seconds: new.idle_timeout_seconds,
-        idle_action: new.idle_action.unwrap_or(IdleAction::Hibernate),
-        max_duration_seconds: new.max_duration_seconds,
-        grace_seconds: new.grace_seconds,
-        delete_data: new.delete_data,
-        failure: None,
-        termination_reason: None,
-        created_at: now,
-        updated_at: now,
-        queued_at,
-        started_at: None,
-        first_started_at: None,
-        ended_at: None,
-        version: 1,
-        handing_over: false,
-        reserved_for: None,
-        reserved_until: None,
-        start_domain: None,
-        migrating_from_pool: None,
-        migrating_from_domain: None,
-        start_metadata: None,
-        stopping_attempt: None,
-        stopping_lease_until: None,
-    }
-}
-
-fn event_of(row: &SessionRow, actor: &Actor) -> NewEvent {
-    NewEvent {
-        kind: "session.created",
-        at: row.created_at,
-        pool: row.agent_pool.clone(),
-        owner: row.owner.clone(),
-        session_id: Some(row.id),
-        agent: None,
-        incarnation: None,
-        lease_epoch: Some(0),
-        generation: Some(row.generation),
-        actor_type: actor.actor_type,
-        actor_name: actor.name.clone(),
-        from_value: None,
-        to_value: Some(row.state.to_string()),
-        reason: None,
-        data: serde_json::json!({}),
     }
 }

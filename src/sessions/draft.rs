@@ -86,6 +86,7 @@ pub struct LedgerOpened {
     incarnation: i64,
     action: Action,
     offered_at: DateTime<Utc>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     accepted_at: Option<DateTime<Utc>>,
 }
 
@@ -94,8 +95,11 @@ pub struct LedgerOpened {
 pub struct LedgerChanged {
     session_id: Uuid,
     lease_epoch: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
     accepted_at: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     ended_at: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     end_reason: Option<EndReason>,
 }
 

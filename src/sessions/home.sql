@@ -2,7 +2,7 @@
 -- The pool of a new session: the one that is named, or the one on that platform and region with
 -- the most free slots.
 SELECT p.name, p.platform, p.region,
-    ($2::text IS NULL OR p.platform = $2) AND ($3::text IS NULL OR p.region = $3) AS matches
+    ($2::text IS NULL OR p.platform = $2) AND coalesce($3::text IS NULL OR p.region = $3, false) AS matches
 FROM pools p
 WHERE p.name = $1::text
     OR ($1::text IS NULL AND p.platform = $2 AND ($3::text IS NULL OR p.region = $3))

@@ -15,7 +15,7 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::create::{NewOf, check};
+use super::check::{NewOf, check};
 use super::list::Position;
 use super::show::{show, show_one};
 use super::{Ending, SessionFilter, SessionRow, Wanted};

@@ -1,22 +1,59 @@
 -- sessions::insert
-WITH told AS (
-    INSERT INTO event_inbox (kind, at, pool, owner, session_id, generation, lease_epoch, actor_type, actor_name, to_value, data)
-    SELECT kind, at, pool, owner, session_id, generation, lease_epoch, actor_type, actor_name, to_value, data
-    FROM json_to_recordset($2) AS e (kind text, at timestamptz, pool text, owner text, session_id uuid,
-        generation bigint, lease_epoch bigint, actor_type text, actor_name text, to_value text, data jsonb)
+-- New sessions with their first events, each in the pool that it names. One whose pool is not there, or
+-- not on its platform and in its region, is left out; none is inserted if that leaves fewer than $4. The
+-- times are the transaction's. Some are offered already, to agents that this transaction has locked: $5
+-- begins their ledgers, $6 says how many slots that takes. Nothing else of what `write.sql` writes can
+-- be in a session that is new. Names are written in their order, so that two batches wait for each other
+-- in turn.
+WITH homes AS MATERIALIZED (
+    SELECT p.name, p.platform, p.region FROM pools p WHERE p.name = ANY ($3)
+), asked AS MATERIALIZED (
+    SELECT s.*, h.platform AS home_platform, h.region AS home_region
+    FROM ROWS FROM (json_to_recordset($1) AS (id uuid, name text, agent_pool text, asked_platform text,
+        asked_region text, owner text, labels jsonb, priority integer, spec_text text, desired_state text,
+        state text, attempt integer, not_before timestamptz, held_back_until timestamptz, restart text,
+        start_timeout_seconds double precision, terminate_timeout_seconds double precision,
+        idle_timeout_seconds double precision, idle_action text, max_duration_seconds double precision,
+        grace_seconds double precision, delete_data boolean, requires jsonb, prefers jsonb,
+        lease_epoch bigint, assigned_agent_id text, assigned_incarnation bigint, assigned_action text,
+        offered_until timestamptz, deliver_at timestamptz, deliveries integer)) WITH ORDINALITY AS s
+    JOIN homes h ON h.name = s.agent_pool AND h.platform = coalesce(s.asked_platform, h.platform)
+        AND h.region IS NOT DISTINCT FROM coalesce(s.asked_region, h.region)
+), made AS (
+    INSERT INTO sessions (id, name, agent_pool, platform, region, owner, labels, priority, spec,
+        desired_state, state, attempt, not_before, held_back_until, restart, start_timeout_seconds,
+        terminate_timeout_seconds, idle_timeout_seconds, idle_action, max_duration_seconds, grace_seconds,
+        delete_data, requires, prefers, lease_epoch, assigned_agent_id, assigned_incarnation,
+        assigned_action, offered_until, deliver_at, deliveries, created_at, updated_at, queued_at)
+    SELECT id, name, agent_pool, home_platform, home_region, owner, labels, priority, spec_text::json,
+        desired_state, state, attempt, not_before, held_back_until, restart, start_timeout_seconds,
+        terminate_timeout_seconds, idle_timeout_seconds, idle_action, max_duration_seconds, grace_seconds,
+        delete_data, requires, prefers, lease_epoch, assigned_agent_id, assigned_incarnation,
+        assigned_action, offered_until, deliver_at, deliveries,
+        now(), now(), now() + (ordinality - 1) * interval '1 microsecond'
+    FROM asked
+    WHERE (SELECT count(*) FROM asked) >= $4
+    ORDER BY name, ordinality
+    {conflict}
+    RETURNING id, platform, region
+), told AS (
+    INSERT INTO event_inbox (kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
+        actor_type, actor_name, from_value, to_value, reason, data)
+    SELECT e.kind, now(), e.pool, e.owner, e.session_id, e.agent, e.incarnation, e.lease_epoch, e.generation,
+        e.actor_type, e.actor_name, e.from_value, e.to_value, e.reason, e.data
+    FROM ROWS FROM (json_to_recordset($2) AS (kind text, pool text, owner text, session_id uuid,
+        agent text, incarnation bigint, lease_epoch bigint, generation bigint, actor_type text,
+        actor_name text, from_value text, to_value text, reason text, data jsonb)) WITH ORDINALITY AS e
+    JOIN made m ON m.id = e.session_id
+    ORDER BY e.ordinality
+), opened AS (
+    INSERT INTO lease_ledger (session_id, lease_epoch, agent, incarnation, action, offered_at, accepted_at)
+    SELECT * FROM json_to_recordset($5) AS l (session_id uuid, lease_epoch bigint, agent text,
+        incarnation bigint, action text, offered_at timestamptz, accepted_at timestamptz)
+), taken AS MATERIALIZED (
+    SELECT * FROM json_to_recordset($6) AS t (agent text, slots integer)
+), counted AS (
+    UPDATE agents a SET slots_used = a.slots_used + (SELECT t.slots FROM taken t WHERE t.agent = a.name)
+    WHERE a.name = ANY (ARRAY (SELECT t.agent FROM taken t))
 )
-INSERT INTO sessions (id, name, agent_pool, platform, region, owner, labels, priority, spec,
-    desired_state, state, attempt, not_before, held_back_until, restart, start_timeout_seconds,
-    terminate_timeout_seconds, idle_timeout_seconds, idle_action, max_duration_seconds, grace_seconds, delete_data,
-    created_at, updated_at, queued_at, requires, prefers)
-SELECT id, name, agent_pool, platform, region, owner, labels, priority, spec_text::json,
-    desired_state, state, attempt, not_before, held_back_until, restart, start_timeout_seconds,
-    terminate_timeout_seconds, idle_timeout_seconds, idle_action, max_duration_seconds, grace_seconds, delete_data,
-    created_at, updated_at, queued_at, requires, prefers
-FROM json_to_recordset($1) AS s (id uuid, name text, agent_pool text, platform text, region text,
-    owner text, labels jsonb, priority integer, spec_text text, desired_state text, state text,
-    attempt integer, not_before timestamptz, held_back_until timestamptz, restart text,
-    start_timeout_seconds double precision, terminate_timeout_seconds double precision,
-    idle_timeout_seconds double precision, idle_action text, max_duration_seconds double precision,
-    grace_seconds double precision, delete_data boolean, created_at timestamptz,
-    updated_at timestamptz, queued_at timestamptz, requires jsonb, prefers jsonb)
+SELECT id, platform, region, now() AS now FROM made

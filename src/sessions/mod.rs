@@ -9,12 +9,16 @@
 //! What this room does not do: decide who gets a session (`claims`), or end leases (`leases`).
 
 mod changes;
+mod check;
 mod create;
 mod draft;
 mod filter;
+mod fresh;
+mod gathered;
 mod handover;
 mod history;
 pub mod http;
+mod insert;
 mod inventory;
 mod limits;
 mod list;
@@ -35,14 +39,19 @@ mod wants;
 mod write;
 
 pub use changes::{Change, Ending};
-pub use create::{MAX_LIMIT_SECONDS, NewOf, create, is_path};
+pub use check::{MAX_LIMIT_SECONDS, NewOf, is_path};
+pub use create::create;
 pub use draft::{Assignee, Context, Draft, backoff, duration, system};
 pub use filter::SessionFilter;
+pub use fresh::Home;
+pub use gathered::{Creating, CreatingWorker};
+pub use insert::{Those, insert};
 pub use list::list;
 pub use many::{Many, Step};
 pub use migration::{Destination, Way};
 pub use reporting::is_valid as report_is_valid;
 pub use row::SessionRow;
+pub use shape::texts as write_texts;
 pub use state::{DOMAIN_WORK, Next, Reach, Situation, allowed, next};
 // What other rooms lock and read inside their own transactions.
 pub(crate) use store::{

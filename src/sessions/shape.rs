@@ -90,6 +90,12 @@ pub static FEW: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
+/// The texts of the statement, so that tests can look at their plans.
+#[must_use]
+pub fn texts() -> [&'static str; 2] {
+    [&ALL, &FEW]
+}
+
 fn text(columns: &str, set: &str) -> String {
     include_str!("write.sql")
         .replace("{columns}", columns)

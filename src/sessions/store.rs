@@ -1,17 +1,16 @@
-//! The SQL of sessions: locking, inserting, reading.
+//! The SQL of sessions: locking and reading.
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{Array, Json, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
-use lessor_protocol::Labels;
 use uuid::Uuid;
 
 use super::row::SessionRow;
 use crate::error::Result;
-use crate::events::{EventRow, LedgerRow, NewEvent};
+use crate::events::{EventRow, LedgerRow};
 use crate::store::schema::{events, lease_ledger, sessions};
-use crate::store::{AsJson, Conn, Statement};
+use crate::store::{Conn, Statement};
 
 /// Every column of a [`SessionRow`].
 pub const COLUMNS: &str = "s.id, s.name, s.agent_pool, s.platform, s.region, s.owner, s.labels, \
@@ -131,56 +130,6 @@ pub async fn by_ids(conn: &mut Conn, ids: Vec<Uuid>) -> Result<Vec<SessionRow>> 
         .order(sessions::id.desc())
         .load(conn)
         .await?)
-}
-
-/// Inserts new sessions with their events.
-///
-/// # Errors
-/// When the database refuses, a taken name included.
-pub async fn insert(conn: &mut Conn, rows: &[SessionRow], events: &[NewEvent]) -> Result<()> {
-    let rows: Vec<_> = rows.iter().map(NewRow::of).collect();
-    Statement::new(include_str!("insert.sql"))
-        .bind::<Json, _>(AsJson(rows))
-        .bind::<Json, _>(AsJson(events.to_vec()))
-        .execute(conn)
-        .await?;
-    Ok(())
-}
-
-/// What a row has from its creation on, and `write.sql` never changes.
-#[derive(Debug, serde::Serialize)]
-struct NewRow<'a> {
-    #[serde(flatten)]
-    row: &'a SessionRow,
-    platform: &'a str,
-    region: Option<&'a str>,
-    owner: Option<&'a str>,
-    requires: &'a Labels,
-    prefers: &'a Labels,
-    restart: &'a str,
-    idle_action: &'a str,
-    max_duration_seconds: Option<f64>,
-    created_at: DateTime<Utc>,
-    // Text, since nothing that JSON can say may be lost on the way into the column.
-    spec_text: &'a str,
-}
-
-impl<'a> NewRow<'a> {
-    fn of(row: &'a SessionRow) -> Self {
-        Self {
-            row,
-            platform: &row.platform,
-            region: row.region.as_deref(),
-            owner: row.owner.as_deref(),
-            requires: &row.requires,
-            prefers: &row.prefers,
-            restart: row.restart.as_str(),
-            idle_action: row.idle_action.as_str(),
-            max_duration_seconds: row.max_duration_seconds,
-            created_at: row.created_at,
-            spec_text: row.spec.get(),
-        }
-    }
 }
 
 /// A page of a session's timeline, newest first.

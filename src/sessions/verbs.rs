@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lessor_protocol::{Actor, Labels, SessionPatch};
 
 use super::changes::{Change, Ending};
-use super::create::MAX_LIMIT_SECONDS;
+use super::check::MAX_LIMIT_SECONDS;
 use super::draft::{Context, Draft};
 use super::{row::SessionRow, store, write::write};
 use crate::agents::{self, AgentRow};

@@ -35,8 +35,9 @@ impl<'a, R> ChangedRow<'a, R> {
     }
 }
 
+/// What changes of an agent's counters.
 #[derive(Debug, Default, Serialize)]
-struct AgentChange<'a> {
+pub(super) struct AgentChange<'a> {
     agent: &'a str,
     slots: i32,
     lapsed: i32,
@@ -129,7 +130,8 @@ pub async fn write(conn: &mut Conn, drafts: &[Draft]) -> Result<Hints> {
     Ok(hints)
 }
 
-fn agent_changes<'a>(drafts: &[&'a Draft]) -> Vec<AgentChange<'a>> {
+/// What becomes of the counters of the drafts' agents.
+pub(super) fn agent_changes<'a>(drafts: &[&'a Draft]) -> Vec<AgentChange<'a>> {
     let mut changes: BTreeMap<&str, AgentChange<'a>> = BTreeMap::new();
     for draft in drafts {
         for (agent, slots) in draft.slot_changes() {

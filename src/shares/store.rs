@@ -148,17 +148,18 @@ struct Waits {
     waits: bool,
 }
 
-/// Whether anything waits to be started in a pool, where it is not known to be spent.
+/// Whether anything waits to be started in a pool, where it is not known to be spent. It may be sent
+/// together with other statements.
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn waits(conn: &mut Conn, pool: &str, around: &Around) -> Result<bool> {
+pub async fn waits(mut conn: &Conn, pool: &str, around: &Around) -> Result<bool> {
     let row: Waits = Statement::new(include_str!("waits.sql"))
         .bind::<Text, _>(pool.to_owned())
         .bind::<Json, _>(AsJson(&around.keys))
         .bind::<Json, _>(AsJson(&around.owners))
         .bind::<Json, _>(AsJson(&around.ranges))
-        .get_result(conn)
+        .get_result(&mut conn)
         .await?;
     Ok(row.waits)
 }

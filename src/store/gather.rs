@@ -58,6 +58,12 @@ impl<T: Send + 'static, R: Send + 'static> Gather<T, R> {
         (Self(sender), Batches { queue, limits })
     }
 
+    /// How many wait to be written.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.max_capacity() - self.0.capacity()
+    }
+
     /// Hands something in and waits for what became of it.
     ///
     /// # Errors

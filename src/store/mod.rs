@@ -12,6 +12,7 @@
 
 mod columns;
 mod connect;
+mod flight;
 mod gather;
 pub mod listen;
 pub mod migrate;
@@ -41,6 +42,10 @@ pub use turn::try_turn;
 
 /// What a transaction is that reads one state of the database.
 const SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+
+/// What a transaction is whose statements are planned once for each connection: planning anew for each
+/// array that is bound costs more than running them, and tests hold the plans that serve any value.
+const PLANNED_ONCE: &str = "SET LOCAL plan_cache_mode = force_generic_plan";
 
 /// A connection as the rooms use it.
 pub type Conn = AsyncPgConnection;
@@ -83,7 +88,28 @@ impl Db {
         R: Send + 'static,
         F: for<'c> Fn(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send + Sync,
     {
-        let answer = self.transaction(&self.work, (name, false), &body).await;
+        self.write_as((name, None), body).await
+    }
+
+    /// As [`Db::write`], for what is done all the time: its statements are planned once for each
+    /// connection, so `tests/plans.rs` must hold their plans for any value.
+    ///
+    /// # Errors
+    /// As [`Db::write`].
+    pub async fn write_often<R, F>(&self, name: &'static str, body: F) -> Result<R>
+    where
+        R: Send + 'static,
+        F: for<'c> Fn(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send + Sync,
+    {
+        self.write_as((name, Some(PLANNED_ONCE)), body).await
+    }
+
+    async fn write_as<R, F>(&self, how: (&'static str, Option<&'static str>), body: F) -> Result<R>
+    where
+        R: Send + 'static,
+        F: for<'c> Fn(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send + Sync,
+    {
+        let answer = self.transaction(&self.work, how, &body).await;
         if answer.is_ok() {
             self.committed.notify_one();
         }
@@ -99,7 +125,7 @@ impl Db {
         R: Send + 'static,
         F: for<'c> Fn(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send + Sync,
     {
-        self.transaction(&self.beats, (name, false), &body).await
+        self.transaction(&self.beats, (name, None), &body).await
     }
 
     /// Runs statements that only read, each for itself.
@@ -115,7 +141,7 @@ impl Db {
         let deadline = Instant::now() + PATIENCE;
         let mut conn = checkout(&self.work, deadline).await?;
         match tokio::time::timeout_at(deadline, body(&mut conn)).await {
-            Ok(Err(error @ Error::StalePlan(_))) => {
+            Ok(Err(error @ (Error::StalePlan(_) | Error::DatabaseUnavailable(_)))) => {
                 drop(Object::take(conn));
                 Err(error)
             }
@@ -137,6 +163,22 @@ impl Db {
         self.read(name, body).await
     }
 
+    /// As [`Db::statement`], of one that writes what others are to hear of.
+    ///
+    /// # Errors
+    /// As [`Db::write`]; a connection that may be broken is thrown away.
+    pub async fn write_at_once<R, F>(&self, name: &'static str, body: F) -> Result<R>
+    where
+        R: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send,
+    {
+        let answer = self.read(name, body).await;
+        if answer.is_ok() {
+            self.committed.notify_one();
+        }
+        answer
+    }
+
     /// As [`Db::write`], for statements that only read and are to see one state of the database. They
     /// can lock nothing.
     ///
@@ -147,13 +189,14 @@ impl Db {
         R: Send + 'static,
         F: for<'c> Fn(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send + Sync,
     {
-        self.transaction(&self.work, (name, true), &body).await
+        self.transaction(&self.work, (name, Some(SNAPSHOT)), &body)
+            .await
     }
 
     async fn transaction<R, F>(
         &self,
         pool: &Pool<Conn>,
-        (name, is_snapshot): (&'static str, bool),
+        (name, begin_with): (&'static str, Option<&'static str>),
         body: &F,
     ) -> Result<R>
     where
@@ -168,9 +211,9 @@ impl Db {
             tries += 1;
             let mut conn = checkout(pool, deadline).await?;
             let run = conn.transaction(async |conn| {
-                if is_snapshot {
-                    // A transaction is what it is before its first query.
-                    conn.batch_execute(SNAPSHOT).await?;
+                // A transaction is what it is before its first query.
+                if let Some(how) = begin_with {
+                    conn.batch_execute(how).await?;
                 }
                 body(conn).await
             });

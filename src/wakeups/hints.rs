@@ -82,6 +82,13 @@ impl Hints {
         hints
     }
 
+    /// What sessions that are new make worth looking at: nobody can wait for a change of them yet.
+    pub fn of_new<'a>(rows: impl Iterator<Item = &'a SessionRow>) -> Self {
+        let mut hints = Self::of(rows);
+        hints.changed.clear();
+        hints
+    }
+
     fn add_claimable(&mut self, row: &SessionRow) {
         if row.is_startable_elsewhere() {
             self.add_start(row);

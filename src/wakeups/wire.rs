@@ -87,7 +87,8 @@ async fn talk(
     let connecting = tokio::time::timeout(PATIENCE, store::client(url));
     let (client, mut connection) = connecting.await.map_err(|_| silent())??;
     let mut incoming = stream::poll_fn(move |cx| connection.poll_message(cx));
-    let statement = format!("LISTEN {CHANNEL}");
+    // A hint need not survive a crash of the server, so nobody's commit waits for its flush.
+    let statement = format!("SET synchronous_commit TO off; LISTEN {CHANNEL}");
     moving(client.batch_execute(&statement), &mut incoming, me, hub).await?;
     // Whatever was said before this moment was not heard.
     hub.look_everywhere();

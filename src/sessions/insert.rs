@@ -1,0 +1,122 @@
+//! Inserting new sessions, in one statement: those that wait and those that are offered already.
+
+use std::collections::{BTreeSet, HashMap};
+
+use chrono::{DateTime, Utc};
+use diesel::QueryableByName;
+use diesel::sql_types::{Array, BigInt, Json, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel_async::RunQueryDsl;
+use lessor_protocol::Labels;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::draft::Draft;
+use super::fresh::Home;
+use super::row::SessionRow;
+use super::write::agent_changes;
+use crate::error::Result;
+use crate::store::{AsJson, Conn, Statement};
+
+/// What is inserted where some cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Those {
+    /// All of them or none.
+    All,
+    /// Those that can be: whose pool is there and whose name is not taken.
+    Possible,
+}
+
+#[derive(QueryableByName)]
+struct Made {
+    #[diesel(sql_type = SqlUuid)]
+    id: Uuid,
+    #[diesel(sql_type = Text)]
+    platform: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    region: Option<String>,
+    #[diesel(sql_type = Timestamptz)]
+    now: DateTime<Utc>,
+}
+
+/// Inserts new sessions with their events, each into the pool that its row names, and says of each
+/// whether it was made: those are placed then, as they stand in the database. `All` says it of all or
+/// of none.
+///
+/// # Errors
+/// When the database refuses; a name that is taken is such an error with `All`.
+pub async fn insert(conn: &mut Conn, drafts: &mut [Draft], those: Those) -> Result<Vec<bool>> {
+    let named = drafts.iter().any(|draft| draft.row.name.is_some());
+    let (conflict, least) = match those {
+        Those::All => ("", drafts.len()),
+        // An insert that looks for conflicts first costs more.
+        Those::Possible if named => ("ON CONFLICT (name) WHERE name IS NOT NULL DO NOTHING", 0),
+        Those::Possible => ("", 0),
+    };
+    let text = include_str!("insert.sql").replace("{conflict}", conflict);
+    let changed: Vec<&Draft> = drafts.iter().collect();
+    let pools: BTreeSet<&str> = drafts.iter().map(|d| d.row.agent_pool.as_str()).collect();
+    let rows: Vec<_> = drafts.iter().map(|d| NewRow::of(&d.row)).collect();
+    let events: Vec<_> = drafts.iter().flat_map(|draft| &draft.events).collect();
+    let opened: Vec<_> = drafts.iter().filter_map(|d| d.opened.as_ref()).collect();
+    let made: Vec<Made> = Statement::new(&text)
+        .bind::<Json, _>(AsJson(rows))
+        .bind::<Json, _>(AsJson(events))
+        .bind::<Array<Text>, _>(pools.into_iter().collect::<Vec<_>>())
+        .bind::<BigInt, _>(i64::try_from(least).unwrap_or(i64::MAX))
+        .bind::<Json, _>(AsJson(opened))
+        .bind::<Json, _>(AsJson(agent_changes(&changed)))
+        .load(conn)
+        .await?;
+    let mut made: HashMap<Uuid, Made> = made.into_iter().map(|made| (made.id, made)).collect();
+    Ok(drafts
+        .iter_mut()
+        .enumerate()
+        .map(|(index, draft)| {
+            let Some(made) = made.remove(&draft.row.id) else {
+                return false;
+            };
+            let home = Home {
+                name: draft.row.agent_pool.clone(),
+                platform: made.platform,
+                region: made.region,
+            };
+            draft.place(&home, made.now, index);
+            true
+        })
+        .collect())
+}
+
+/// A new session as an argument of `insert.sql`: what `write.sql` never changes as well.
+#[derive(Debug, Serialize)]
+struct NewRow<'a> {
+    #[serde(flatten)]
+    row: &'a SessionRow,
+    // None: whatever the pool's is.
+    asked_platform: Option<&'a str>,
+    asked_region: Option<&'a str>,
+    owner: Option<&'a str>,
+    requires: &'a Labels,
+    prefers: &'a Labels,
+    restart: &'a str,
+    idle_action: &'a str,
+    max_duration_seconds: Option<f64>,
+    // Text, since nothing that JSON can say may be lost on the way into the column.
+    spec_text: &'a str,
+}
+
+impl<'a> NewRow<'a> {
+    fn of(row: &'a SessionRow) -> Self {
+        Self {
+            row,
+            asked_platform: Some(row.platform.as_str()).filter(|platform| !platform.is_empty()),
+            asked_region: row.region.as_deref(),
+            owner: row.owner.as_deref(),
+            requires: &row.requires,
+            prefers: &row.prefers,
+            restart: row.restart.as_str(),
+            idle_action: row.idle_action.as_str(),
+            max_duration_seconds: row.max_duration_seconds,
+            spec_text: row.spec.get(),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! A transaction whose beginning travels with its first statements, which saves a round trip.
+
+use diesel_async::SimpleAsyncConnection;
+use diesel_async::pooled_connection::deadpool::Object;
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+use super::{Conn, Db, PATIENCE, Timer, abandon, checkout};
+use crate::error::{Error, Result};
+
+/// A connection inside a transaction that Diesel knows nothing of. Unless it is said to be clean, it does
+/// not go back to the others.
+struct Begun(Option<Object<Conn>>);
+
+/// As [`Db::write_often`] begins.
+const BEGIN: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan";
+
+impl Begun {
+    fn broken() -> Error {
+        Error::Internal("the connection is gone".to_owned())
+    }
+
+    fn shared(&self) -> Result<&Conn> {
+        self.0.as_deref().ok_or_else(Self::broken)
+    }
+
+    fn only(&mut self) -> Result<&mut Conn> {
+        self.0.as_deref_mut().ok_or_else(Self::broken)
+    }
+
+    fn clean(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if let Some(conn) = self.0.take() {
+            drop(Object::take(conn));
+        }
+    }
+}
+
+impl Db {
+    /// Runs a transaction once: `first`, which may send several statements at the same time, and then
+    /// `rest`. It is not run again, whatever happens.
+    ///
+    /// # Errors
+    /// What they say, and then nothing was written, unless it is [`Error::DatabaseUnavailable`].
+    pub async fn write_once<A, R, F, G>(&self, name: &'static str, first: F, rest: G) -> Result<R>
+    where
+        A: Send,
+        R: Send,
+        F: for<'c> FnOnce(&'c Conn) -> BoxFuture<'c, Result<A>> + Send,
+        G: for<'c> FnOnce(&'c mut Conn, A) -> BoxFuture<'c, Result<R>> + Send,
+    {
+        let _timer = Timer::start(name);
+        let deadline = Instant::now() + PATIENCE;
+        let mut begun = Begun(Some(checkout(&self.work, deadline).await?));
+        let run = async {
+            let conn = begun.shared()?;
+            // In this order on the wire, since each sends at its first poll: nothing of `first` can be
+            // outside the transaction.
+            let (began, seen) = futures_util::join!(say(conn, BEGIN), first(conn));
+            began?;
+            let done = match seen {
+                Ok(seen) => rest(begun.only()?, seen).await,
+                Err(error) => Err(error),
+            };
+            let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
+            say(begun.shared()?, end).await?;
+            done
+        };
+        let answer = tokio::time::timeout_at(deadline, run).await;
+        match answer {
+            Ok(Ok(done)) => {
+                begun.clean();
+                self.committed.notify_one();
+                Ok(done)
+            }
+            // Rolled back in order, and as good as before.
+            Ok(Err(
+                error @ (Error::DatabaseUnavailable(_) | Error::StalePlan(_) | Error::Retry(_)),
+            )) => Err(error),
+            Ok(Err(error)) => {
+                begun.clean();
+                Err(error)
+            }
+            Err(_) => Err(begun.0.take().map_or_else(Begun::broken, abandon)),
+        }
+    }
+}
+
+/// Begins or ends the transaction; where that fails, nobody knows what the connection is in.
+async fn say(mut conn: &Conn, what: &str) -> Result<()> {
+    conn.batch_execute(what)
+        .await
+        .map_err(|error| Error::DatabaseUnavailable(error.to_string()))
+}
