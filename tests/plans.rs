@@ -236,11 +236,7 @@ async fn assert_plans(client: &Client, when: &str) {
 async fn assert_plans_of_new_sessions(client: &Client, when: &str, generic: bool) {
     let values = "'{a1,a2}', 'p'";
     let lock = plan(client, "text[], text", LOCK_TO_OFFER, values, generic).await;
-    for index in [
-        "agents_pkey",
-        "sessions_domain_queue",
-        "commands_to_deliver",
-    ] {
+    for index in ["agents_pkey", "sessions_domain_queue"] {
         assert!(lock.contains(index), "{when}: not by {index}:\n{lock}");
     }
     let held = ["sessions_to_deliver", "sessions_by_assignee"];

@@ -263,7 +263,7 @@ impl Dispatcher {
 
     /// What is below the watermark is looked at beside the rounds, since that may take long.
     fn check_below(&mut self, now: Instant) {
-        let Some(spent) = self.watermark.to_check(now) else {
+        let Some(spent) = self.watermark.check_now(now) else {
             return;
         };
         let (db, pool) = (self.db.clone(), self.pool.clone());

@@ -15,7 +15,7 @@ use crate::sessions::Draft;
 #[derive(Debug)]
 pub struct Newcomer {
     /// The session, in no pool yet.
-    pub draft: Draft,
+    pub draft: Box<Draft>,
     /// Where it is said what became of it.
     pub reply: oneshot::Sender<Result<Offered>>,
 }
@@ -23,7 +23,7 @@ pub struct Newcomer {
 impl Newcomer {
     /// It has to be made another way.
     pub fn not_now(self) {
-        let _ = self.reply.send(Ok(Offered::NotNow(Box::new(self.draft))));
+        let _ = self.reply.send(Ok(Offered::NotNow(self.draft)));
     }
 }
 
@@ -57,16 +57,12 @@ impl Dispatcher {
         if new.is_empty() {
             return;
         }
-        let drafts = new.iter().map(|newcomer| newcomer.draft.clone()).collect();
-        let made = match newcomers::make(
-            &self.db,
-            &self.pool,
-            self.watermark.around(),
-            asking,
-            drafts,
-        )
-        .await
-        {
+        let drafts = new
+            .iter()
+            .map(|newcomer| (*newcomer.draft).clone())
+            .collect();
+        let around = self.watermark.around();
+        let made = match newcomers::make(&self.db, &self.pool, around, asking, drafts).await {
             Ok(made) => made,
             // Whether they were made is not known.
             Err(Error::DatabaseUnavailable(why)) => {

@@ -142,10 +142,11 @@ impl Dispatchers {
         let Some(door) = door.filter(|_| draft.starts_anywhere()) else {
             return Ok(Offered::NotNow(Box::new(draft)));
         };
+        let draft = Box::new(draft);
         let (reply, answer) = oneshot::channel();
         match door.offer(Newcomer { draft, reply }) {
             Ok(()) => answer.await.map_err(|_| Error::Stopping)?,
-            Err(Newcomer { draft, .. }) => Ok(Offered::NotNow(Box::new(draft))),
+            Err(Newcomer { draft, .. }) => Ok(Offered::NotNow(draft)),
         }
     }
 }

@@ -185,10 +185,10 @@ async fn make_in(
         .iter()
         .map(|locked| (locked.agent.name.as_str(), &locked.agent))
         .collect();
-    let is_open = !candidates.is_empty()
-        && !compete(&drafts, &offered, &candidates)
-        && !(starts_wait && would_take_a_start(conn, &round, &candidates).await?);
-    if is_open {
+    let must_wait = candidates.is_empty()
+        || compete(&drafts, &offered, &candidates)
+        || (starts_wait && would_take_a_start(conn, &round, &candidates).await?);
+    if !must_wait {
         offer(
             &mut given,
             &ctx,

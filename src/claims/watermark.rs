@@ -163,7 +163,7 @@ impl Watermark {
     }
 
     /// What is to be checked, if it is time for that.
-    pub fn to_check(&mut self, now: Instant) -> Option<Vec<Spent>> {
+    pub fn check_now(&mut self, now: Instant) -> Option<Vec<Spent>> {
         if self.is_checked || now < self.checked_at + self.pause {
             return None;
         }
@@ -274,21 +274,21 @@ mod tests {
         let start = Instant::now();
         let mut watermark = Watermark::new(start);
         let later = start + CHECK_EVERY;
-        assert_eq!(watermark.to_check(later), None, "there is nothing to check");
+        assert_eq!(watermark.check_now(later), None, "there is nothing to check");
         watermark.saw(vec![seen("", 0, 500, 80)], at(1_000));
-        assert_eq!(watermark.to_check(start), None, "it is too early");
-        assert!(watermark.to_check(later).is_some());
-        assert_eq!(watermark.to_check(later), None, "one is under way");
+        assert_eq!(watermark.check_now(start), None, "it is too early");
+        assert!(watermark.check_now(later).is_some());
+        assert_eq!(watermark.check_now(later), None, "one is under way");
         let check = Check {
             found: Ok(Some(at(400))),
             took: Duration::from_secs(2),
         };
         watermark.checked(later, &check);
         assert_eq!(below(&watermark), [(String::new(), 0, at(400))]);
-        assert_eq!(watermark.to_check(later + 2 * CHECK_EVERY), None);
+        assert_eq!(watermark.check_now(later + 2 * CHECK_EVERY), None);
         assert!(
             watermark
-                .to_check(later + CHECK_PART * check.took)
+                .check_now(later + CHECK_PART * check.took)
                 .is_some()
         );
     }
@@ -304,7 +304,7 @@ mod tests {
         for _ in 0..64 {
             now += Duration::from_secs(10);
             watermark.forget_the_stale(now);
-            if watermark.to_check(now).is_some() {
+            if watermark.check_now(now).is_some() {
                 watermark.checked(now, &check);
             }
             watermark.saw(vec![seen("", 0, 500, 1)], at(1_000));

@@ -157,22 +157,17 @@ mod tests {
     use std::sync::Mutex;
     use tokio::sync::Semaphore;
 
+    type Seen = Arc<Mutex<Vec<Vec<u32>>>>;
+    type Running = (CancellationToken, tokio::task::JoinHandle<()>);
+
     /// Writes when it is let, and keeps what each batch had.
-    fn recorded(
-        limits: Limits,
-    ) -> (
-        Gather<u32, u32>,
-        Arc<Semaphore>,
-        Arc<Mutex<Vec<Vec<u32>>>>,
-        CancellationToken,
-        tokio::task::JoinHandle<()>,
-    ) {
+    fn recorded(limits: Limits) -> (Gather<u32, u32>, Arc<Semaphore>, Seen, Running) {
         let (gather, batches) = Gather::new(limits);
         let (lets, seen) = (Arc::new(Semaphore::new(0)), Arc::default());
         let stop = CancellationToken::new();
         let (may, keep) = (Arc::clone(&lets), Arc::clone(&seen));
         let running = tokio::spawn(batches.run(stop.clone(), move |things: Vec<u32>| {
-            let (may, keep) = (Arc::clone(&may), Arc::<Mutex<Vec<Vec<u32>>>>::clone(&keep));
+            let (may, keep) = (Arc::clone(&may), Seen::clone(&keep));
             async move {
                 keep.lock().expect("seen").push(things.clone());
                 may.acquire().await.expect("it is let").forget();
@@ -180,7 +175,7 @@ mod tests {
                 things.into_iter().map(|n| Ok(n * 2)).collect()
             }
         }));
-        (gather, lets, seen, stop, running)
+        (gather, lets, seen, (stop, running))
     }
 
     fn limits(queued: usize, at_once: usize) -> Limits {
@@ -199,7 +194,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_arrives_while_one_is_written_makes_the_next() {
-        let (gather, lets, seen, _stop, _running) = recorded(limits(20, 1));
+        let (gather, lets, seen, _running) = recorded(limits(20, 1));
         let ask = |n| {
             let gather = gather.clone();
             tokio::spawn(async move { gather.submit(n).await })
@@ -221,7 +216,7 @@ mod tests {
 
     #[tokio::test]
     async fn past_the_limit_it_refuses_and_a_panic_harms_only_its_batch() {
-        let (gather, lets, seen, stop, running) = recorded(limits(1, 2));
+        let (gather, lets, seen, (stop, running)) = recorded(limits(1, 2));
         let ask = |n| {
             let gather = gather.clone();
             tokio::spawn(async move { gather.submit(n).await })
