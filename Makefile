@@ -18,8 +18,8 @@ test: ## Everything that must hold: format, lints, every test
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	tests/openapi/prepare.sh
 	cargo test --locked --workspace --doc --quiet
-	cargo nextest run --locked --workspace
 	$(MAKE) --no-print-directory bench-check
+	cargo nextest run --locked --workspace
 
 bench: ## Measure beside PostgreSQL and beside other queues; SCENARIO=claims for one, ARGS for options
 	@scripts/bring test

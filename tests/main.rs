@@ -31,6 +31,7 @@ mod process_migrate;
 mod process_rebalance;
 mod races;
 mod rebalance;
+mod reporting;
 mod restores;
 mod rolling;
 mod scaling;

@@ -4,6 +4,7 @@
 //! scans the table costs seconds with a million waiting sessions.
 
 use lessor::sessions::{DOMAIN_WORK, Next, Reach, Situation, next, write_texts};
+use lessor::store::PLANNED_ONCE;
 use lessor_protocol::{DesiredState, SessionState};
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -12,6 +13,7 @@ use crate::support::{TestServer, database};
 
 const PICK_START: &str = include_str!("../src/claims/pick_start.sql");
 const QUEUES: &str = include_str!("../src/shares/queues.sql");
+const RENEW: &str = include_str!("../src/leases/renew.sql");
 const WAITS: &str = include_str!("../src/shares/waits.sql");
 const BELOW: &str = include_str!("../src/claims/below.sql");
 const RUNNING: &str = include_str!("../src/shares/running.sql");
@@ -288,6 +290,43 @@ async fn the_claims_statements_read_their_indexes_in_order_whatever_the_planner_
         ledger.contains("Index Scan using lease_ledger_pkey on lease_ledger l"),
         "{ledger}"
     );
+}
+
+/// A plan stays with its connection: one that is made while there is next to nothing must still serve when
+/// there is much.
+#[tokio::test]
+async fn what_is_planned_while_all_is_empty_finds_by_key() {
+    let (_database, client) = with_pool().await;
+    let settings = PLANNED_ONCE.replace("SET LOCAL", "SET");
+    client.batch_execute(&settings).await.expect("settings");
+    let lists = "'[]', '[]', '[]', '[]', '[]', '[]', '[]'";
+    let [all, few] = write_texts();
+    let renew = "'{a,b}', '{1,2}', '{1,1}', '{1,1}'";
+    for (types, text, values) in [
+        ("json, json, json, json, json, json, json", all, lists),
+        ("json, json, json, json, json, json, json", few, lists),
+        ("text[], bigint[], float8[], int[]", RENEW, renew),
+    ] {
+        let plan = plan(&client, types, text, values, true).await;
+        for table in ["sessions", "agents", "lease_ledger", "lost_holds", "pools"] {
+            let whole = format!("Seq Scan on {table}");
+            assert!(!plan.contains(&whole), "{whole}:\n{plan}");
+        }
+        for join in ["Hash Join", "Merge Join"] {
+            assert!(!plan.contains(join), "{join}:\n{plan}");
+        }
+    }
+    // Two lists of a batch are not compared each with each.
+    let plan = plan(
+        &client,
+        "text[], bigint[], float8[], int[]",
+        RENEW,
+        renew,
+        true,
+    )
+    .await;
+    let by_key = plan.matches("agents_pkey").count();
+    assert!(by_key >= 3 && !plan.contains("Join Filter"), "{plan}");
 }
 
 #[tokio::test]

@@ -274,7 +274,11 @@ mod tests {
         let start = Instant::now();
         let mut watermark = Watermark::new(start);
         let later = start + CHECK_EVERY;
-        assert_eq!(watermark.check_now(later), None, "there is nothing to check");
+        assert_eq!(
+            watermark.check_now(later),
+            None,
+            "there is nothing to check"
+        );
         watermark.saw(vec![seen("", 0, 500, 80)], at(1_000));
         assert_eq!(watermark.check_now(start), None, "it is too early");
         assert!(watermark.check_now(later).is_some());

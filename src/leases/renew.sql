@@ -2,35 +2,41 @@
 -- Renews a batch of leases, each at most once. An agent is locked in key order; where it was
 -- expired or superseded before the lock was had, it is not renewed, and `renewed` says so. A claim
 -- waits for some time and takes some sessions, both of which are noted; a heartbeat has neither.
+-- Whatever a batch has is found by key: joined to each other, two lists of a batch would be compared
+-- each with each.
 WITH asked AS MATERIALIZED (
     SELECT * FROM unnest($1, $2, $3, $4) AS r (agent, incarnation, wait_seconds, max_sessions)
 ), locked AS MATERIALIZED (
-    SELECT a.name FROM agents a WHERE a.name = ANY ($1) ORDER BY a.name FOR NO KEY UPDATE
+    SELECT a.name, r.incarnation, r.wait_seconds, r.max_sessions
+    FROM asked r JOIN agents a ON a.name = r.agent
+    ORDER BY a.name
+    FOR NO KEY UPDATE OF a
 ), renewed AS (
     UPDATE agents a SET
         lease_expires_at = now() + make_interval(secs => p.lease_ttl_seconds),
         last_heartbeat_at = now(),
-        claim_number = a.claim_number + CASE WHEN r.wait_seconds IS NOT NULL THEN 1 ELSE 0 END,
-        last_claim_at = CASE WHEN r.wait_seconds IS NOT NULL THEN now() ELSE a.last_claim_at END,
-        last_claim_wait_seconds = coalesce(r.wait_seconds, a.last_claim_wait_seconds),
-        last_claim_max_sessions = coalesce(r.max_sessions, a.last_claim_max_sessions)
-    FROM locked l, asked r, pools p
-    WHERE a.name = l.name AND r.agent = a.name AND p.name = a.pool
-        AND a.live AND a.incarnation = r.incarnation
-    RETURNING a.name, a.pool, a.resource_domain, a.capacity, a.slots_used, a.claim_number, a.scheduling,
-        p.lease_ttl_seconds,
+        claim_number = a.claim_number + CASE WHEN l.wait_seconds IS NOT NULL THEN 1 ELSE 0 END,
+        last_claim_at = CASE WHEN l.wait_seconds IS NOT NULL THEN now() ELSE a.last_claim_at END,
+        last_claim_wait_seconds = coalesce(l.wait_seconds, a.last_claim_wait_seconds),
+        last_claim_max_sessions = coalesce(l.max_sessions, a.last_claim_max_sessions)
+    FROM locked l, pools p
+    WHERE a.name = l.name AND p.name = a.pool AND a.live AND a.incarnation = l.incarnation
+    RETURNING a.name, a.incarnation, a.pool, a.resource_domain, a.capacity, a.slots_used, a.claim_number,
+        a.scheduling, p.lease_ttl_seconds,
         a.inventory_taken_at IS NULL
             OR a.inventory_taken_at + make_interval(secs => p.inventory_every_seconds) <= now()
             OR EXISTS (SELECT FROM leftovers o WHERE o.pool = a.pool AND o.resource_domain = a.resource_domain
                 AND o.created_at > a.inventory_taken_at AND o.gone_at IS NULL) AS inventory_wanted
 )
-SELECT r.agent, r.incarnation AS given,
-    a.incarnation AS current, a.live,
-    n.name IS NOT NULL AS renewed,
+SELECT n.name AS agent, n.incarnation AS given, n.incarnation AS current, true AS live, true AS renewed,
     n.pool, n.resource_domain, n.capacity, n.slots_used, n.claim_number, n.scheduling, n.lease_ttl_seconds,
-    coalesce(n.inventory_wanted, false) AS inventory_wanted,
+    n.inventory_wanted,
     ARRAY (SELECT l.session_id FROM lost_holds l
-        WHERE l.agent = r.agent AND l.incarnation = r.incarnation) AS lost
+        WHERE l.agent = n.name AND l.incarnation = n.incarnation) AS lost
+FROM renewed n
+UNION ALL
+SELECT r.agent, r.incarnation, a.incarnation, a.live, false,
+    NULL, NULL, NULL, NULL, NULL, NULL, NULL, false, '{}'
 FROM asked r
 LEFT JOIN agents a ON a.name = r.agent
-LEFT JOIN renewed n ON n.name = r.agent
+WHERE r.agent NOT IN (SELECT n.name FROM renewed n)

@@ -1,8 +1,8 @@
 //! Taking the reports of many agents in one transaction.
 //!
 //! Invariants:
-//! - No agent waits for another one's session: in a batch only sessions that nobody else has locked are
-//!   taken, and whoever reports on another one is told to do it alone.
+//! - No agent waits for another one: in a batch only agents and sessions that nobody else has locked are
+//!   looked at, and whoever is left out does it alone, outside of the batches.
 //! - No agent's report can fail another one's: a batch that fails is taken apart.
 
 use std::collections::{BTreeMap, HashMap};
@@ -39,12 +39,8 @@ pub type Taken = Option<Vec<ReportResult>>;
 /// Takes what several agents say. Each call has its own answer, in their order.
 pub async fn take_together(db: &Db, hub: &Hub, calls: Vec<Arc<Said>>) -> Vec<Result<Taken>> {
     let count = calls.len();
-    let calls = Arc::new(calls);
-    // One alone may as well wait.
-    let waits = count == 1;
-    match take(db, hub, calls, waits).await {
+    match take(db, hub, Arc::new(calls), false).await {
         Ok(taken) => taken,
-        Err(error) if count == 1 => vec![Err(error)],
         Err(Error::DatabaseUnavailable(why)) => {
             let told = std::iter::repeat_with(|| Err(Error::DatabaseUnavailable(why.clone())));
             told.take(count).collect()
@@ -116,7 +112,9 @@ async fn take_in(
     waits: bool,
 ) -> Result<(Vec<Result<Taken>>, Hints)> {
     let names: Vec<String> = calls.iter().map(|call| call.agent.clone()).collect();
-    let reporters: Vec<Reporter> = Statement::new(include_str!("lock_agents.sql"))
+    let others = if waits { "" } else { " SKIP LOCKED" };
+    let text = include_str!("lock_agents.sql").replace("{others}", others);
+    let reporters: Vec<Reporter> = Statement::new(&text)
         .bind::<Array<Text>, _>(names)
         .load(conn)
         .await?;
@@ -145,6 +143,10 @@ async fn take_in(
     for (call, fenced) in calls.iter().zip(fenced) {
         let reporter = match fenced {
             Ok(reporter) => reporter,
+            Err(Error::AgentNotRegistered(_)) if !waits => {
+                taken.push(Ok(None));
+                continue;
+            }
             Err(error) => {
                 taken.push(Err(error));
                 continue;

@@ -5,15 +5,12 @@ use diesel_async::pooled_connection::deadpool::Object;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::{Conn, Db, PATIENCE, Timer, abandon, checkout};
+use super::{Conn, Db, PATIENCE, PLANNED_ONCE, Timer, abandon, checkout};
 use crate::error::{Error, Result};
 
 /// A connection inside a transaction that Diesel knows nothing of. Unless it is said to be clean, it does
 /// not go back to the others.
 struct Begun(Option<Object<Conn>>);
-
-/// As [`Db::write_often`] begins.
-const BEGIN: &str = "BEGIN; SET LOCAL plan_cache_mode = force_generic_plan";
 
 impl Begun {
     fn broken() -> Error {
@@ -57,11 +54,12 @@ impl Db {
         let _timer = Timer::start(name);
         let deadline = Instant::now() + PATIENCE;
         let mut begun = Begun(Some(checkout(&self.work, deadline).await?));
+        let begin = format!("BEGIN; {PLANNED_ONCE}");
         let run = async {
             let conn = begun.shared()?;
             // In this order on the wire, since each sends at its first poll: nothing of `first` can be
             // outside the transaction.
-            let (began, seen) = futures_util::join!(say(conn, BEGIN), first(conn));
+            let (began, seen) = futures_util::join!(say(conn, &begin), first(conn));
             began?;
             let done = match seen {
                 Ok(seen) => rest(begun.only()?, seen).await,

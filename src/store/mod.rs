@@ -44,8 +44,11 @@ pub use turn::try_turn;
 const SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 
 /// What a transaction is whose statements are planned once for each connection: planning anew for each
-/// array that is bound costs more than running them, and tests hold the plans that serve any value.
-const PLANNED_ONCE: &str = "SET LOCAL plan_cache_mode = force_generic_plan";
+/// array that is bound costs more than running them. A plan that is made while a table is small stays when
+/// it has grown, so whatever is found is found by key or in the order of an index, from the first row on.
+pub const PLANNED_ONCE: &str = "SET LOCAL plan_cache_mode = force_generic_plan; \
+    SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; \
+    SET LOCAL jit = off";
 
 /// A connection as the rooms use it.
 pub type Conn = AsyncPgConnection;
@@ -125,7 +128,8 @@ impl Db {
         R: Send + 'static,
         F: for<'c> Fn(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send + Sync,
     {
-        self.transaction(&self.beats, (name, None), &body).await
+        self.transaction(&self.beats, (name, Some(PLANNED_ONCE)), &body)
+            .await
     }
 
     /// Runs statements that only read, each for itself.

@@ -45,7 +45,7 @@ pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
     for (in_flight, least) in CASES {
         let mut rounds = Vec::new();
         for _ in 0..bench.effort.rounds {
-            load::backlog(&client, "p", each / 4).await?;
+            load::top_up(&client, "p", each / 4).await?;
             let how = Claiming {
                 max_sessions: 1,
                 wait_seconds: 20.0,
@@ -53,6 +53,7 @@ pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
                 time: bench.effort.time,
             };
             let ours = load::claim(&service, &mut agents, how).await?;
+            load::settle(&client).await?;
             let bare = reference::run(
                 bench,
                 &database,

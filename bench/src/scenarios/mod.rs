@@ -16,7 +16,6 @@ mod servers;
 mod soak;
 mod start;
 mod wake;
-mod wakes;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -104,11 +103,6 @@ pub const ALL: &[Scenario] = &[
         name: "life",
         about: "the whole life of sessions, beside that of jobs in other queues on PostgreSQL",
         run: |bench| Box::pin(life::run(bench)),
-    },
-    Scenario {
-        name: "wakes",
-        about: "how long other queues on PostgreSQL take to wake an idle worker",
-        run: |bench| Box::pin(wakes::run(bench)),
     },
     Scenario {
         name: "backlog",

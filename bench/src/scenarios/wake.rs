@@ -10,6 +10,7 @@
 //! pgbench's figure is told beside it. From the wake's percentiles is taken what an empty call takes at
 //! the median: that much is the client, the socket and the HTTP of any server.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use http::Method;
@@ -21,6 +22,7 @@ use crate::fleet;
 use crate::http::Connection;
 use crate::load::{self, Agent, SPEC};
 use crate::measure::{Line, Target, percentile};
+use crate::peers;
 use crate::reference;
 use crate::service::Service;
 
@@ -53,6 +55,8 @@ pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
     let mut agent = Waiting::register(&service, "p", "waker", "here").await?;
     let samples = bench.effort.size(SAMPLES, 10);
     let (mut medians, mut worst, mut bare) = (Vec::new(), Vec::new(), Vec::new());
+    let peers = peers::install(bench).await?;
+    let mut beside = Beside::default();
     for _ in 0..bench.effort.rounds {
         let (mut ours, mut empty, mut inserts) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..samples {
@@ -72,16 +76,61 @@ pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
         worst.push((percentile(&ours, 99.0) - off, percentile(&inserts, 99.0)));
         let alone = reference::latencies(bench, &database, &format!("{text};\n"), samples).await?;
         bare.push((percentile(&ours, 50.0) - off, percentile(&alone, 50.0)));
+        // Whole, the HTTP included, though the peers have none to pay for.
+        let whole = (percentile(&ours, 50.0), percentile(&ours, 99.0));
+        beside.add(whole, peers::wake_latencies(bench, &peers).await?);
     }
     service.stop().await?;
     bench.drop_database(database).await?;
     let name = "bare insert in turn";
-    // Peers' wake latencies, claimed like with like, are to be lines here: ahead of each at both.
-    Ok(vec![
+    let mut lines = vec![
         Line::ratio("median", "ms", name, &medians, Target::AtMost(1.2)),
         Line::ratio("99th percentile", "ms", name, &worst, Target::AtMost(2.0)),
         Line::ratio("median", "ms", "pgbench, 1 client", &bare, Target::None),
-    ])
+    ];
+    lines.extend(beside.lines());
+    Ok(lines)
+}
+
+/// Our wakes beside those of other queues: by queue, the pairs of each round.
+#[derive(Default)]
+struct Beside {
+    medians: BTreeMap<String, Vec<(f64, f64)>>,
+    worst: BTreeMap<String, Vec<(f64, f64)>>,
+    unmeasured: BTreeMap<String, String>,
+}
+
+impl Beside {
+    fn add(&mut self, (median, worst): (f64, f64), peers: peers::Wakes) {
+        for (name, outcome) in peers {
+            match outcome {
+                Ok(wake) => {
+                    let medians = self.medians.entry(name.clone()).or_default();
+                    medians.push((median, wake.median_ms));
+                    self.worst
+                        .entry(name)
+                        .or_default()
+                        .push((worst, wake.p99_ms));
+                }
+                Err(why) => {
+                    self.unmeasured.insert(name, why);
+                }
+            }
+        }
+    }
+
+    fn lines(self) -> Vec<Line> {
+        let ahead = |what: &'static str, of: BTreeMap<String, Vec<(f64, f64)>>| {
+            of.into_iter().map(move |(name, rounds)| {
+                Line::ratio(what, "ms", name, &rounds, Target::AtMost(1.0))
+            })
+        };
+        let unmeasured = self.unmeasured.into_iter();
+        ahead("median, whole", self.medians)
+            .chain(ahead("99th percentile, whole", self.worst))
+            .chain(unmeasured.map(|(name, why)| Line::unmeasured(name, why)))
+            .collect()
+    }
 }
 
 /// An agent that waits for work over a connection of its own.
