@@ -28,7 +28,7 @@ bench: ## Measure beside PostgreSQL and beside other queues; SCENARIO=claims for
 		--peers $${CARGO_TARGET_DIR:-target}/bench-peers --json $${CARGO_TARGET_DIR:-target}/bench.json $(SCENARIO) $(ARGS)
 
 bench-check: ## See that each scenario of the bench works, for a second, without optimisation
-	cargo build --locked -p lessor -p lessor-bench
+	cargo build --locked --workspace
 	$${CARGO_TARGET_DIR:-target}/debug/lessor-bench --quick --service $${CARGO_TARGET_DIR:-target}/debug/lessor \
 		--peers $${CARGO_TARGET_DIR:-target}/bench-peers $(SCENARIO)
 
