@@ -18,7 +18,7 @@ test: ## Everything that must hold: format, lints, every test
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	tests/openapi/prepare.sh
 	cargo test --locked --workspace --doc --quiet
-	$(MAKE) --no-print-directory bench-check
+	$(MAKE) --no-print-directory bench-check SCENARIO='claims failover start'
 	cargo nextest run --locked --workspace
 
 bench: ## Measure beside PostgreSQL and beside other queues; SCENARIO=claims for one, ARGS for options
