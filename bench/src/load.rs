@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
+use crate::bench::{Bench, Database};
 use crate::error::{Error, Result};
 use crate::http::Connection;
 use crate::service::Service;
@@ -38,17 +40,24 @@ pub struct Offer {
     pub lease_epoch: i64,
     /// Of which generation.
     pub generation: i64,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
 }
 
+/// The answer to a claim, as far as the load needs it.
 #[derive(Deserialize)]
-struct Claimed {
-    assignments: Vec<Assignment>,
+pub struct Claimed {
+    /// What the agent was given.
+    pub assignments: Vec<Assignment>,
     results: Vec<ReportResult>,
 }
 
+/// A session that an agent was given.
 #[derive(Deserialize)]
-struct Assignment {
+pub struct Assignment {
     session: SessionId,
+    /// What is to be done with it.
+    pub action: String,
     lease_epoch: i64,
     generation: i64,
 }
@@ -56,11 +65,50 @@ struct Assignment {
 #[derive(Deserialize)]
 struct SessionId {
     id: Uuid,
+    created_at: DateTime<Utc>,
 }
 
 #[derive(Deserialize)]
 struct ReportResult {
     outcome: String,
+}
+
+impl Claimed {
+    /// Whether every report that the claim carried was accepted.
+    ///
+    /// # Errors
+    /// When one was not.
+    pub fn all_accepted(&self) -> Result<()> {
+        match self.results.iter().find(|r| r.outcome != "accepted") {
+            Some(refused) => Err(Error::said(format!("a report was {}", refused.outcome))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Assignment {
+    /// It as what there is to report on.
+    pub fn offer(&self) -> Offer {
+        Offer {
+            id: self.session.id,
+            lease_epoch: self.lease_epoch,
+            generation: self.generation,
+            created_at: self.session.created_at,
+        }
+    }
+}
+
+/// A database of its own and the service on it, with a pool `p` for ours and a pool `bare` for the
+/// reference.
+///
+/// # Errors
+/// When either cannot be had.
+pub async fn with_two_pools(bench: &Bench) -> Result<(Database, Service)> {
+    let database = bench.database().await?;
+    let service = Service::start(bench, &database.url).await?;
+    pool(&service, "p", LONG_LEASE_SECONDS).await?;
+    pool(&service, "bare", LONG_LEASE_SECONDS).await?;
+    Ok((database, service))
 }
 
 /// Makes a pool.
@@ -236,10 +284,7 @@ pub async fn claim(service: &Service, agents: &mut [Agent], how: Claiming) -> Re
     }
     // The first claims pay for connections and plans.
     tokio::time::sleep(how.time.mul_f64(0.1)).await;
-    let (begun, before) = (Instant::now(), claimed.load(Ordering::Relaxed));
-    tokio::time::sleep(how.time).await;
-    let count = claimed.load(Ordering::Relaxed) - before;
-    let took = begun.elapsed().as_secs_f64();
+    let per_second = rate(&claimed, how.time).await;
     stop.store(true, Ordering::Relaxed);
     let mut left = Vec::with_capacity(agents.len());
     for task in tasks {
@@ -250,8 +295,17 @@ pub async fn claim(service: &Service, agents: &mut [Agent], how: Claiming) -> Re
     }
     left.sort_by(|a, b| a.name.cmp(&b.name));
     agents.clone_from_slice(&left);
+    Ok(per_second)
+}
+
+/// By how much something rises in a second, over a time.
+pub async fn rate(counter: &AtomicU64, time: Duration) -> f64 {
+    let (begun, before) = (Instant::now(), counter.load(Ordering::Relaxed));
+    tokio::time::sleep(time).await;
+    let count = counter.load(Ordering::Relaxed) - before;
     #[allow(clippy::cast_precision_loss, reason = "a count")]
-    Ok(count as f64 / took)
+    let per_second = count as f64 / begun.elapsed().as_secs_f64();
+    per_second
 }
 
 async fn claim_in_turn(
@@ -303,18 +357,8 @@ pub async fn claim_with(
         "wait_seconds": wait_seconds, "reports": reports});
     let path = format!("/v1/agents/{}/claim", agent.name);
     let answer: Claimed = connection.post(&path, &body).await?;
-    if let Some(refused) = answer.results.iter().find(|r| r.outcome != "accepted") {
-        return Err(Error::said(format!("a report was {}", refused.outcome)));
-    }
-    agent.offers = answer
-        .assignments
-        .into_iter()
-        .map(|a| Offer {
-            id: a.session.id,
-            lease_epoch: a.lease_epoch,
-            generation: a.generation,
-        })
-        .collect();
+    answer.all_accepted()?;
+    agent.offers = answer.assignments.iter().map(Assignment::offer).collect();
     Ok(agent.offers.len())
 }
 

@@ -42,10 +42,7 @@ WHERE id = ANY (:ids::uuid[]) AND assigned_agent_id = 'a' || :agent AND lease_ep
 /// # Errors
 /// When something fails.
 pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
-    let database = bench.database().await?;
-    let service = Service::start(bench, &database.url).await?;
-    load::pool(&service, "p", load::LONG_LEASE_SECONDS).await?;
-    load::pool(&service, "bare", load::LONG_LEASE_SECONDS).await?;
+    let (database, service) = load::with_two_pools(bench).await?;
     let mut agents = load::agents(&service, "p", bench.effort.size(AGENTS, 128)).await?;
     let short = bench.effort.time.min(Duration::from_secs(2));
     let choices = &CHOICES[..bench.effort.size(CHOICES.len(), 1)];

@@ -5,7 +5,6 @@ use crate::error::Result;
 use crate::load::{self, Claiming};
 use crate::measure::{Line, Target};
 use crate::reference;
-use crate::service::Service;
 
 /// How many agents claim.
 pub const AGENTS: usize = 1_024;
@@ -31,10 +30,7 @@ WHERE id = :id AND assigned_agent_id = 'a' || :agent AND lease_epoch = :lease_ep
 /// # Errors
 /// When something fails.
 pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
-    let database = bench.database().await?;
-    let service = Service::start(bench, &database.url).await?;
-    load::pool(&service, "p", load::LONG_LEASE_SECONDS).await?;
-    load::pool(&service, "bare", load::LONG_LEASE_SECONDS).await?;
+    let (database, service) = load::with_two_pools(bench).await?;
     let mut agents = load::agents(&service, "p", bench.effort.size(AGENTS, 128)).await?;
     let client = connect(&database.url).await?;
     // Neither side may run out of work.

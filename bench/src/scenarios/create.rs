@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
@@ -96,10 +96,7 @@ fn insert(rows: usize) -> String {
 /// # Errors
 /// When something fails.
 pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
-    let database = bench.database().await?;
-    let service = Service::start(bench, &database.url).await?;
-    load::pool(&service, "p", load::LONG_LEASE_SECONDS).await?;
-    load::pool(&service, "bare", load::LONG_LEASE_SECONDS).await?;
+    let (database, service) = load::with_two_pools(bench).await?;
     let best = reference::best_clients(bench, &database, &insert(1), &[8, 16, 32, 64]).await?;
     let mut lines = Vec::new();
     for case in &CASES {
@@ -173,17 +170,13 @@ async fn create(service: &Service, case: &Case, time: Duration) -> Result<f64> {
     }
     // The first requests pay for connections and plans.
     tokio::time::sleep(time.mul_f64(0.1)).await;
-    let (begun, before) = (Instant::now(), made.load(Ordering::Relaxed));
-    tokio::time::sleep(time).await;
-    let count = made.load(Ordering::Relaxed) - before;
-    let took = begun.elapsed().as_secs_f64();
+    let per_second = load::rate(&made, time).await;
     stop.store(true, Ordering::Relaxed);
     for task in tasks {
         task.await
             .map_err(|error| Error::said(error.to_string()))??;
     }
-    #[allow(clippy::cast_precision_loss, reason = "a count")]
-    Ok(count as f64 / took)
+    Ok(per_second)
 }
 
 async fn post(

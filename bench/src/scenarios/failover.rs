@@ -18,13 +18,12 @@ use futures_util::future::try_join_all;
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use crate::bench::Bench;
 use crate::error::{Error, Result};
 use crate::fleet;
 use crate::http::Connection;
-use crate::load::{self, Agent, Offer};
+use crate::load::{self, Agent, Claimed};
 use crate::measure::{Line, Target, percentile};
 use crate::scenarios::wake::session;
 use crate::service::Service;
@@ -116,26 +115,8 @@ impl Drop for Beats {
 }
 
 #[derive(Deserialize)]
-struct Answer {
-    assignments: Vec<Assignment>,
-}
-
-#[derive(Deserialize)]
 struct Reported {
     outcome: String,
-}
-
-#[derive(Deserialize)]
-struct Assignment {
-    session: SessionId,
-    action: String,
-    lease_epoch: i64,
-    generation: i64,
-}
-
-#[derive(Deserialize)]
-struct SessionId {
-    id: Uuid,
 }
 
 async fn pair(bench: &Bench, service: &Service, number: usize) -> Result<Found> {
@@ -207,7 +188,7 @@ impl Living {
         let path = format!("/v1/agents/{}/claim", self.agent.name);
         let body =
             json!({"incarnation": self.agent.incarnation, "max_sessions": 1, "wait_seconds": 30.0});
-        let answer: Answer = self.connection.post(&path, &body).await?;
+        let answer: Claimed = self.connection.post(&path, &body).await?;
         let at = Instant::now();
         let Some(given) = answer.assignments.first() else {
             return Err(Error::said("a claim was answered with nothing"));
@@ -218,11 +199,7 @@ impl Living {
                 given.action
             )));
         }
-        let offer = Offer {
-            id: given.session.id,
-            lease_epoch: given.lease_epoch,
-            generation: given.generation,
-        };
+        let offer = given.offer();
         let mut report = load::report(&offer, "running");
         report["platform_resource_id"] = json!("resource");
         let body = json!({"incarnation": self.agent.incarnation, "reports": [report]});

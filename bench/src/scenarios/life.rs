@@ -137,10 +137,7 @@ async fn live(
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    let (begun, before) = (Instant::now(), ended.load(Ordering::Relaxed));
-    tokio::time::sleep(time).await;
-    let count = ended.load(Ordering::Relaxed) - before;
-    let took = begun.elapsed().as_secs_f64();
+    let per_second = load::rate(&ended, time).await;
     stop.store(true, Ordering::Relaxed);
     for task in tasks {
         let share = task
@@ -153,8 +150,7 @@ async fn live(
             "the backlog was claimed before the time was up",
         ));
     }
-    #[allow(clippy::cast_precision_loss, reason = "a count")]
-    Ok(count as f64 / took)
+    Ok(per_second)
 }
 
 async fn in_turn(

@@ -15,15 +15,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use chrono::Utc;
 
 use crate::bench::{Bench, Database, connect};
 use crate::error::{Error, Result};
 use crate::feed::{self, Trough};
 use crate::http::Connection;
-use crate::load::{self, Agent, Offer};
+use crate::load::{self, Agent};
 use crate::measure::{Line, Target};
 use crate::reference;
 use crate::scenarios::claims::{AGENTS, CASES, CLAIM_AND_ACCEPT};
@@ -40,10 +38,7 @@ const WAIT_SECONDS: f64 = 2.0;
 /// # Errors
 /// When something fails.
 pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
-    let database = bench.database().await?;
-    let service = Service::start(bench, &database.url).await?;
-    load::pool(&service, "p", load::LONG_LEASE_SECONDS).await?;
-    load::pool(&service, "bare", load::LONG_LEASE_SECONDS).await?;
+    let (database, service) = load::with_two_pools(bench).await?;
     let mut agents = load::agents(&service, "p", bench.effort.size(AGENTS, 128)).await?;
     let client = connect(&database.url).await?;
     let backlog = bench.effort.size(400_000, 20_000);
@@ -158,67 +153,16 @@ async fn claim_in_turn(
     while !share.is_empty() && !trough.is_empty_for_good() {
         let sent = Utc::now();
         let agent = &mut share[turn];
-        for created_at in claim_once(&mut connection, agent).await? {
+        load::claim_once(&mut connection, agent, 1, WAIT_SECONDS).await?;
+        for offer in &agent.offers {
             trough.eaten.fetch_add(1, Ordering::Relaxed);
-            if created_at > sent {
+            if offer.created_at > sent {
                 waited.fetch_add(1, Ordering::Relaxed);
             }
         }
         turn = (turn + 1) % share.len();
     }
     Ok(share)
-}
-
-#[derive(Deserialize)]
-struct Answer {
-    assignments: Vec<Assignment>,
-    results: Vec<Reported>,
-}
-
-#[derive(Deserialize)]
-struct Assignment {
-    session: Session,
-    lease_epoch: i64,
-    generation: i64,
-}
-
-#[derive(Deserialize)]
-struct Session {
-    id: uuid::Uuid,
-    created_at: DateTime<Utc>,
-}
-
-#[derive(Deserialize)]
-struct Reported {
-    outcome: String,
-}
-
-/// One claim; when what it was given had been created.
-async fn claim_once(connection: &mut Connection, agent: &mut Agent) -> Result<Vec<DateTime<Utc>>> {
-    let reports = agent
-        .offers
-        .iter()
-        .map(|offer| load::report(offer, "starting"));
-    let reports: Vec<Value> = reports.collect();
-    let body = json!({"incarnation": agent.incarnation, "max_sessions": 1,
-        "wait_seconds": WAIT_SECONDS, "reports": reports});
-    let path = format!("/v1/agents/{}/claim", agent.name);
-    let answer: Answer = connection.post(&path, &body).await?;
-    if let Some(refused) = answer.results.iter().find(|r| r.outcome != "accepted") {
-        return Err(Error::said(format!("a report was {}", refused.outcome)));
-    }
-    let created = answer.assignments.iter().map(|a| a.session.created_at);
-    let created = created.collect();
-    agent.offers = answer
-        .assignments
-        .into_iter()
-        .map(|a| Offer {
-            id: a.session.id,
-            lease_epoch: a.lease_epoch,
-            generation: a.generation,
-        })
-        .collect();
-    Ok(created)
 }
 
 /// Bare claims and accepts, with the feeder at a pace beside them.

@@ -3,14 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use crate::bench::{Bench, connect};
 use crate::error::{Error, Result};
 use crate::http::Connection;
-use crate::load::{self, Agent, Offer};
+use crate::load::{self, Agent, Claimed, Offer};
 use crate::measure::{Line, Target, percentile};
 use crate::service::Service;
 
@@ -29,19 +28,6 @@ type Times = Vec<(f64, f64)>;
 
 /// A session and the state that is reported of it next.
 type Next = (Offer, &'static str);
-
-#[derive(Deserialize)]
-struct Claimed {
-    assignments: Vec<Assignment>,
-    results: Vec<Value>,
-}
-
-#[derive(Deserialize)]
-struct Assignment {
-    session: Value,
-    lease_epoch: i64,
-    generation: i64,
-}
 
 /// Measures it.
 ///
@@ -172,20 +158,11 @@ async fn one(
         let at = Instant::now();
         let answer: Claimed = connection.post(&path, &body).await?;
         times.push(((at - begun).as_secs_f64(), at.elapsed().as_secs_f64() * 1e3));
-        if let Some(refused) = answer.results.iter().find(|r| r["outcome"] != "accepted") {
-            return Err(Error::said(format!("a report was refused: {refused}")));
-        }
+        answer.all_accepted()?;
         next.retain(|(_, state)| *state == "running");
         next.iter_mut().for_each(|(_, state)| *state = "terminated");
-        for given in answer.assignments {
-            let id = given.session["id"].as_str().and_then(|id| id.parse().ok());
-            let offer = Offer {
-                id: id.ok_or_else(|| Error::said("a session without an id"))?,
-                lease_epoch: given.lease_epoch,
-                generation: given.generation,
-            };
-            next.push((offer, "running"));
-        }
+        let given = answer.assignments.iter();
+        next.extend(given.map(|given| (given.offer(), "running")));
         due = (due + pause).max(Instant::now());
     }
     Ok(times)

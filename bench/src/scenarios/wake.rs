@@ -44,10 +44,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// # Errors
 /// When something fails.
 pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
-    let database = bench.database().await?;
-    let service = Service::start(bench, &database.url).await?;
-    load::pool(&service, "p", load::LONG_LEASE_SECONDS).await?;
-    load::pool(&service, "bare", load::LONG_LEASE_SECONDS).await?;
+    let (database, service) = load::with_two_pools(bench).await?;
     let client = connect(&database.url).await?;
     let text = INSERT.replace("{spec}", SPEC);
     let insert = client.prepare(&text).await?;
