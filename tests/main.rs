@@ -19,6 +19,7 @@ mod import;
 mod inventory;
 mod leasing;
 mod limits;
+mod listing;
 mod migrate;
 mod model;
 mod outages;

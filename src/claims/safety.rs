@@ -1,16 +1,21 @@
 //! The safety poll: what a lost notification would have said.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use diesel::sql_types::{Array, BigInt, Json, Nullable, Text, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Bool, Json, Nullable, Text, Timestamptz};
 use diesel_async::RunQueryDsl;
 
 use super::watermark::{Check, Unchecked};
 use crate::error::Result;
 use crate::shares::{self, Around, Spent};
 use crate::store::{AsJson, Conn, Db, Statement};
+
+/// One statement, since it is all that parked polls cost while nothing happens.
+static TEXT: LazyLock<String> =
+    LazyLock::new(|| include_str!("safety.sql").replace("{waits}", shares::WAITS));
 
 /// What a pool has to give, and how its parked agents stand.
 pub struct Found {
@@ -25,6 +30,8 @@ pub struct Found {
 
 #[derive(diesel::QueryableByName)]
 struct Row {
+    #[diesel(sql_type = Bool)]
+    starts: bool,
     #[diesel(sql_type = Array<Text>)]
     domains: Vec<String>,
     #[diesel(sql_type = Array<Text>)]
@@ -43,14 +50,12 @@ pub async fn look(
     agents: Vec<String>,
     around: Around,
 ) -> Result<Found> {
-    let starts = shares::waits(conn, &pool, &around).await?;
-    let row: Row = Statement::new(include_str!("safety.sql"))
-        .bind::<Text, _>(pool)
+    let row: Row = shares::with_waits(&TEXT, &pool, &around)
         .bind::<Array<Text>, _>(agents)
         .get_result(conn)
         .await?;
     Ok(Found {
-        starts,
+        starts: row.starts,
         domains: row.domains.into_iter().collect(),
         standing: row.agents.into_iter().zip(row.claim_numbers).collect(),
     })

@@ -1,5 +1,5 @@
 -- claims::safety
--- Where there is work in a pool's domains: these by a walk from one to the next over the index, at
+-- Whether anything waits to be started, and where there is work in a pool's domains: these by a walk from one to the next over the index, at
 -- most a thousand, however much work each has.
 WITH RECURSIVE domain AS (
     (SELECT s.resource_domain AS name, 1 AS n FROM sessions s
@@ -16,8 +16,11 @@ WITH RECURSIVE domain AS (
             AND NOT EXISTS (SELECT FROM commands c
                 WHERE c.holder = p.name AND c.deliver_at <= now() AND c.deadline_at > now())
         THEN a.claim_number END AS claim_number
-    FROM unnest($2) AS p (name) LEFT JOIN agents a ON a.name = p.name
+    FROM unnest($5) AS p (name) LEFT JOIN agents a ON a.name = p.name
 )
-SELECT ARRAY (SELECT name FROM domain WHERE name IS NOT NULL) AS domains,
+SELECT (SELECT w.waits FROM (
+{waits}
+) w) AS starts,
+    ARRAY (SELECT name FROM domain WHERE name IS NOT NULL) AS domains,
     ARRAY (SELECT name FROM parked ORDER BY name) AS agents,
     ARRAY (SELECT claim_number FROM parked ORDER BY name) AS claim_numbers

@@ -16,6 +16,7 @@
 //! - Only retention deletes events, from the oldest on; those of deleted sessions stay until then.
 //! - An idle stream holds no database connection, and a slow one no more than a page.
 
+mod batch;
 pub mod http;
 mod row;
 mod sequencer;

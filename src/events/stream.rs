@@ -9,9 +9,10 @@ use futures_util::{Stream, stream};
 use lessor_protocol::EventGap;
 use tokio::time::Instant;
 
+use super::batch::Batch;
 use super::state::{Beginning, Filter};
 use super::store::{self, Kept, PAGE};
-use super::tail::{Item, Look, Seat};
+use super::tail::{Look, Seat};
 use crate::app::App;
 use crate::error::Result;
 
@@ -94,7 +95,7 @@ impl Reader {
             }
             match self.seat.look(self.after) {
                 Look::Broken => return None,
-                Look::Items(items) => self.take(&items),
+                Look::Batch(batch) => self.take(&batch),
                 Look::Behind(until) => self.catch_up(until).await,
                 Look::Nothing => {
                     let stop = self.app.stop.clone();
@@ -108,14 +109,13 @@ impl Reader {
         }
     }
 
-    fn take(&mut self, items: &[Item]) {
-        for item in items.iter().filter(|item| item.position > self.after) {
-            if self.filter.is_open() || self.filter.takes(&item.subject) {
-                self.told = item.position;
-                self.ready.push_back(item.frame.clone());
-            }
-        }
-        self.after = items.last().map_or(self.after, |item| item.position);
+    fn take(&mut self, batch: &Batch) {
+        let (pieces, last) = batch.after(self.after, |subject| {
+            self.filter.is_open() || self.filter.takes(subject)
+        });
+        self.ready.extend(pieces);
+        self.told = last.unwrap_or(self.told);
+        self.after = batch.last();
     }
 
     /// Says that it lives, and how far it is: events that do not pass the filter need not be looked
@@ -182,10 +182,8 @@ impl Reader {
             return Ok(());
         }
         let full = rows.len() >= PAGE;
-        for row in rows {
-            let item = Item::of(row)?;
-            (self.after, self.told) = (item.position, item.position);
-            self.ready.push_back(item.frame);
+        if !rows.is_empty() {
+            self.take(&Batch::of(rows)?);
         }
         if !full {
             self.after = until;

@@ -4,6 +4,10 @@
 //! is further back reads from the database until it has caught up. Nothing is sent to streams: they
 //! are woken, and look. So a slow one makes nothing grow, and a lost wake-up costs a second.
 //!
+//! What one read brings is one batch: a stream without a filter sends its bytes in one piece, made once
+//! for all of them. The more streams there are, the longer it pauses between reads, so that what it costs
+//! to wake them is shared by more events.
+//!
 //! Invariant: what is in memory is contiguous; where the database no longer fits to it (it was
 //! replaced by an older one), all streams end, and their clients find out when they resume.
 
@@ -12,13 +16,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::body::Bytes;
-use lessor_protocol::Event;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::row::EventRow;
-use super::state::{Filter, Subject};
+use super::batch::Batch;
+use super::state::Filter;
 use super::store::{self, Kept, PAGE};
 use crate::app::App;
 use crate::error::{Error, Result};
@@ -35,47 +37,18 @@ const CATCHING_UP: usize = 4;
 /// How frequently it looks when nobody wakes it.
 const SAFETY: Duration = Duration::from_secs(1);
 
-/// An event as streams send it, made once for all of them.
-#[derive(Debug)]
-pub struct Item {
-    /// Its position.
-    pub position: i64,
-    /// What filters look at.
-    pub subject: Subject,
-    /// The bytes on the wire.
-    pub frame: Bytes,
-}
+/// The pause between two reads for each stream that is woken by them: several times what waking and
+/// writing to one costs, so that this stays a small part of a processor.
+const PAUSE_PER_STREAM: Duration = Duration::from_micros(100);
 
-impl Item {
-    /// The event as an SSE block.
-    ///
-    /// # Errors
-    /// `Internal` when it cannot be written as JSON.
-    pub fn of(row: EventRow) -> Result<Self> {
-        let subject = Subject {
-            kind: row.kind.clone(),
-            pool: row.pool.clone(),
-            agent: row.agent.clone(),
-            session: row.session_id,
-            owner: row.owner.clone(),
-        };
-        let position = row.id;
-        let json = serde_json::to_string(&Event::from(row))
-            .map_err(|error| Error::Internal(error.to_string()))?;
-        let frame = format!("id: {position}\nevent: {}\ndata: {json}\n\n", subject.kind);
-        Ok(Self {
-            position,
-            subject,
-            frame: Bytes::from(frame),
-        })
-    }
-}
+/// The longest pause between two reads: events come later by that at most.
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a stream finds when it looks for what comes after a position.
 #[derive(Debug)]
 pub enum Look {
     /// These; some may be before the position.
-    Items(Arc<Vec<Item>>),
+    Batch(Arc<Batch>),
     /// What comes next, up to this position, is in the database only.
     Behind(i64),
     /// Nothing yet.
@@ -90,7 +63,7 @@ struct Ring {
     generation: u64,
     /// The newest position that is known; none while nobody streams.
     end: Option<i64>,
-    batches: VecDeque<Arc<Vec<Item>>>,
+    batches: VecDeque<Arc<Batch>>,
     events: usize,
     bytes: usize,
 }
@@ -164,26 +137,30 @@ impl Tail {
         ring.end
     }
 
+    /// How long to wait before the next read.
+    fn pause(&self) -> Duration {
+        let streams = u32::try_from(self.0.streams.load(Ordering::SeqCst)).unwrap_or(u32::MAX);
+        PAUSE_PER_STREAM.saturating_mul(streams).min(LONGEST_PAUSE)
+    }
+
     fn begin(&self, end: i64) {
         self.ring().end = Some(end);
         self.0.changed.send_replace(());
     }
 
-    fn push(&self, items: Vec<Item>) {
-        let Some(last) = items.last().map(|item| item.position) else {
-            return;
-        };
+    /// Takes a batch, which has one event or more.
+    fn push(&self, batch: Batch) {
         let mut ring = self.ring();
-        ring.end = Some(last);
-        ring.events += items.len();
-        ring.bytes += bytes(&items);
-        ring.batches.push_back(Arc::new(items));
+        ring.end = Some(batch.last());
+        ring.events += batch.count();
+        ring.bytes += batch.size();
+        ring.batches.push_back(Arc::new(batch));
         while ring.events > MAX_EVENTS || ring.bytes > MAX_BYTES {
             let Some(oldest) = ring.batches.pop_front() else {
                 break;
             };
-            ring.events -= oldest.len();
-            ring.bytes -= bytes(&oldest);
+            ring.events -= oldest.count();
+            ring.bytes -= oldest.size();
         }
         drop(ring);
         self.0.changed.send_replace(());
@@ -200,10 +177,6 @@ impl Tail {
     }
 }
 
-fn bytes(items: &[Item]) -> usize {
-    items.iter().map(|item| item.frame.len()).sum()
-}
-
 impl Seat {
     /// What comes after a position. What changes after this call wakes [`Seat::changed`].
     pub fn look(&mut self, after: i64) -> Look {
@@ -218,18 +191,13 @@ impl Seat {
         if after >= end {
             return Look::Nothing;
         }
-        let last = |batch: &Arc<Vec<Item>>| batch.last().map_or(0, |item| item.position);
-        let first = ring
-            .batches
-            .front()
-            .and_then(|batch| batch.first())
-            .map_or(end + 1, |item| item.position);
+        let first = ring.batches.front().map_or(end + 1, |batch| batch.first());
         if after + 1 < first {
             return Look::Behind(first - 1);
         }
-        let at = ring.batches.partition_point(|batch| last(batch) <= after);
+        let at = ring.batches.partition_point(|batch| batch.last() <= after);
         match ring.batches.get(at) {
-            Some(batch) => Look::Items(Arc::clone(batch)),
+            Some(batch) => Look::Batch(Arc::clone(batch)),
             None => Look::Nothing,
         }
     }
@@ -261,6 +229,8 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
             () = app.hub.events.notified() => {}
             () = tokio::time::sleep(SAFETY) => {}
         }
+        // What comes meanwhile is read with what came first.
+        tokio::time::sleep(app.tail.pause()).await;
         loop {
             match advance(&app).await {
                 Ok(true) => {}
@@ -312,8 +282,7 @@ async fn advance(app: &App) -> Result<bool> {
         return Ok(true);
     }
     let more = rows.len() == PAGE;
-    app.tail
-        .push(rows.into_iter().map(Item::of).collect::<Result<_>>()?);
+    app.tail.push(Batch::of(rows)?);
     Ok(more)
 }
 
@@ -322,4 +291,19 @@ pub async fn kept(app: &App) -> Result<Kept> {
     app.db
         .read("events::kept", |conn| Box::pin(store::kept(conn)))
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_streams_make_the_pause_longer_up_to_a_limit() {
+        let tail = Tail::new(5_000);
+        assert_eq!(tail.pause(), Duration::ZERO);
+        let mut seats = vec![tail.sit().expect("a seat")];
+        assert_eq!(tail.pause(), PAUSE_PER_STREAM);
+        seats.extend((1..5_000).map(|_| tail.sit().expect("a seat")));
+        assert_eq!(tail.pause(), LONGEST_PAUSE);
+    }
 }

@@ -1,8 +1,10 @@
 //! Which sessions are meant: the filter of lists, and of what is done to many.
 
 use chrono::{DateTime, Utc};
+use diesel::dsl::sql;
 use diesel::pg::Pg;
 use diesel::prelude::*;
+use diesel::sql_types::{Bool, Text};
 use lessor_protocol::{DesiredState, Labels, SessionState};
 
 use crate::store::LabelsColumn;
@@ -29,13 +31,21 @@ pub struct SessionFilter {
 pub(super) type Query<ST> = sessions::BoxedQuery<'static, Pg, ST>;
 
 impl SessionFilter {
+    /// Whether it asks for times of creation.
+    pub(super) fn asks_for_creation(&self) -> bool {
+        self.created_after.is_some() || self.created_before.is_some()
+    }
+
     /// The query, of those sessions only that the filter matches.
     pub(super) fn narrow<ST: 'static>(self, mut query: Query<ST>) -> Query<ST> {
         use sessions::dsl;
         if let Some(pool) = self.pool {
             query = query.filter(dsl::agent_pool.eq(pool));
         }
-        if !self.states.is_empty() {
+        if let [state] = self.states.as_slice() {
+            // Not as a list of one: only for one are they in the index in the order of lists.
+            query = query.filter(dsl::state.eq(state.as_str()));
+        } else if !self.states.is_empty() {
             let states: Vec<&str> = self.states.iter().map(|state| state.as_str()).collect();
             query = query.filter(dsl::state.eq_any(states));
         }
@@ -57,7 +67,20 @@ impl SessionFilter {
             query = query.filter(dsl::name.eq(name));
         }
         if !self.labels.is_empty() {
-            query = query.filter(dsl::labels.contains(LabelsColumn(self.labels)));
+            // Of the row itself, so that one which is locked is judged by what it has become.
+            query = query.filter(dsl::labels.contains(LabelsColumn(self.labels.clone())));
+        }
+        for (key, value) in self.labels {
+            // There they are in the order of lists, so that rare ones and frequent ones are found alike.
+            query = query.filter(
+                sql::<Bool>(
+                    "sessions.id IN (SELECT l.session_id FROM session_labels l WHERE l.key = ",
+                )
+                .bind::<Text, _>(key)
+                .sql(" AND l.value = ")
+                .bind::<Text, _>(value)
+                .sql(")"),
+            );
         }
         if let Some(domain) = self.resource_domain {
             query = query.filter(dsl::resource_domain.eq(domain));

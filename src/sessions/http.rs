@@ -215,7 +215,10 @@ async fn list_sessions(
     let sessions = show(&app, rows).await?;
     Ok(Listing::new(
         format,
-        paging.page(sessions, |session| Position(session.id)),
+        paging.page(sessions, |session| Position {
+            id: session.id,
+            created_at: session.created_at,
+        }),
     )
     .into_response())
 }

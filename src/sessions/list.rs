@@ -1,6 +1,9 @@
 //! Lists of sessions.
 
+use chrono::{DateTime, Utc};
+use diesel::dsl::sql;
 use diesel::prelude::*;
+use diesel::sql_types::{Bool, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -13,13 +16,20 @@ use crate::store::schema::sessions;
 
 /// Where a page of sessions ends.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Position(pub Uuid);
+pub struct Position {
+    /// The id of the last.
+    pub id: Uuid,
+    /// When that was created.
+    pub created_at: DateTime<Utc>,
+}
 
 impl crate::http::Cursor for Position {
     const KIND: &'static str = "sessions";
 }
 
-/// Sessions, newest first, at most `limit`.
+/// Sessions, newest first, at most `limit`. Ids begin with the time, so their order is that of creation
+/// but for the difference of clocks; lists that ask for times of creation are in the order of those, where
+/// both ends of a range can be found by an index.
 ///
 /// # Errors
 /// `DatabaseUnavailable`.
@@ -35,11 +45,24 @@ pub async fn list(
                 use sessions::dsl;
                 let mut query = dsl::sessions
                     .select(SessionRow::as_select())
-                    .order(dsl::id.desc())
                     .limit(limit)
                     .into_boxed();
-                if let Some(Position(id)) = after {
-                    query = query.filter(dsl::id.lt(id));
+                if filter.asks_for_creation() {
+                    query = query.order((dsl::created_at.desc(), dsl::id.desc()));
+                    if let Some(after) = after {
+                        query = query.filter(
+                            sql::<Bool>("(sessions.created_at, sessions.id) < (")
+                                .bind::<Timestamptz, _>(after.created_at)
+                                .sql(", ")
+                                .bind::<SqlUuid, _>(after.id)
+                                .sql(")"),
+                        );
+                    }
+                } else {
+                    query = query.order(dsl::id.desc());
+                    if let Some(after) = after {
+                        query = query.filter(dsl::id.lt(after.id));
+                    }
                 }
                 Ok(filter.narrow(query).load(conn).await?)
             })

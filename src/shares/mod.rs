@@ -30,7 +30,7 @@ use crate::wakeups::Hints;
 pub use around::{Around, Range, Spent};
 pub use state::{Moved, Turns};
 pub use store::Position;
-pub(crate) use store::{limited, places, queues, record, waits};
+pub(crate) use store::{WAITS, limited, places, queues, record, waits, with_waits};
 
 /// Where a walk over the queues begins; at the first of them if both are empty. Pools with more
 /// queues than one walk sees are seen in turn.

@@ -148,17 +148,25 @@ struct Waits {
     waits: bool,
 }
 
+/// The text of [`waits`], for those who ask it together with something else by [`with_waits`].
+pub const WAITS: &str = include_str!("waits.sql");
+
+/// A statement that has [`WAITS`] in it, with the first four parameters, which are for that.
+pub fn with_waits<'a>(text: &'a str, pool: &str, around: &'a Around) -> Statement<'a> {
+    Statement::new(text)
+        .bind::<Text, _>(pool.to_owned())
+        .bind::<Json, _>(AsJson(&around.keys))
+        .bind::<Json, _>(AsJson(&around.owners))
+        .bind::<Json, _>(AsJson(&around.ranges))
+}
+
 /// Whether anything waits to be started in a pool, where it is not known to be spent. It may be sent
 /// together with other statements.
 ///
 /// # Errors
 /// When the database refuses.
 pub async fn waits(mut conn: &Conn, pool: &str, around: &Around) -> Result<bool> {
-    let row: Waits = Statement::new(include_str!("waits.sql"))
-        .bind::<Text, _>(pool.to_owned())
-        .bind::<Json, _>(AsJson(&around.keys))
-        .bind::<Json, _>(AsJson(&around.owners))
-        .bind::<Json, _>(AsJson(&around.ranges))
+    let row: Waits = with_waits(WAITS, pool, around)
         .get_result(&mut conn)
         .await?;
     Ok(row.waits)

@@ -213,7 +213,7 @@ async fn read(mut stream: TcpStream, seen: Arc<Seen>) {
             Ok(more) => held += more,
         }
         let mut begin = 0;
-        while let Some(length) = buffer[begin..held].iter().position(|byte| *byte == b'\n') {
+        while let Some(length) = memchr::memchr(b'\n', &buffer[begin..held]) {
             see(&buffer[begin..begin + length], &seen);
             begin += length + 1;
         }

@@ -1,0 +1,181 @@
+//! Pages of sessions: that every filter finds what there is, in order, by an index.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lessor_protocol::SessionPatch;
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+
+use crate::support::{self, TestServer};
+
+/// How many sessions there are, all but a few of them alike.
+const MANY: i64 = 20_000;
+
+/// One of ten thousand is rare in every way; times of creation run against the ids.
+async fn fill(client: &Client) {
+    let text = format!(
+        "INSERT INTO sessions (id, agent_pool, platform, spec, desired_state, state, restart, owner, labels,
+             resource_domain, created_at, updated_at, queued_at)
+         SELECT lpad(to_hex(n), 32, '0')::uuid, 'p', 'process', '{{}}',
+             CASE WHEN rare THEN 'hibernated' ELSE 'running' END,
+             CASE WHEN rare THEN 'hibernated' ELSE 'running' END, 'on_failure',
+             CASE WHEN rare THEN 'rare' ELSE 'o' || n % 7 END,
+             jsonb_build_object('all', 'x', 'kind', CASE WHEN rare THEN 'rare' ELSE 'k' || n % 7 END),
+             CASE WHEN rare THEN 'rare' ELSE 'd' || n % 7 END,
+             timestamptz '2026-01-01' + ({MANY} - n) * interval '1 second', now(), now()
+         FROM (SELECT n, n % 10000 = 5000 AS rare FROM generate_series(1, {MANY}) n) x;
+         ANALYZE sessions; ANALYZE session_labels;"
+    );
+    client.batch_execute(&text).await.expect("sessions");
+}
+
+/// The ids of all pages of a list.
+async fn walk(server: &TestServer, query: &str) -> Vec<String> {
+    let (mut ids, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/v1/sessions?limit=3&{query}{cursor}");
+        let page = server.fetch(&path).await.ok(200);
+        let items = page["items"].as_array().expect("items");
+        ids.extend(
+            items
+                .iter()
+                .map(|s| s["id"].as_str().expect("an id").to_owned()),
+        );
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return ids,
+        }
+    }
+}
+
+fn ids(numbers: impl IntoIterator<Item = i64>) -> Vec<String> {
+    let id = |n| uuid::Uuid::from_u128(u128::try_from(n).unwrap_or(0)).to_string();
+    numbers.into_iter().map(id).collect()
+}
+
+#[tokio::test]
+async fn a_page_by_a_rare_value_is_found_by_an_index() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let database = server.database.clone();
+    let client = database.client().await;
+    fill(&client).await;
+    server.stop().await;
+    let scans = async |index: &str| -> i64 {
+        let clear = "SELECT pg_stat_clear_snapshot()";
+        client.query_one(clear, &[]).await.expect("new numbers");
+        let text = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = $1";
+        let row = client.query_one(text, &[&index]).await;
+        row.expect("an index").get(0)
+    };
+    let rare = ids([15_000, 5_000]);
+    for (query, index, found) in [
+        ("state=hibernated", "sessions_by_state", rare.clone()),
+        ("state=hibernated,failed", "sessions_by_state", rare.clone()),
+        ("pool=p&state=hibernated", "sessions_by_state", rare.clone()),
+        (
+            "desired_state=hibernated",
+            "sessions_by_desired_state",
+            rare.clone(),
+        ),
+        ("resource_domain=rare", "sessions_by_domain", rare.clone()),
+        ("owner=rare", "sessions_by_owner", rare.clone()),
+        ("label=kind:rare", "session_labels_pkey", rare.clone()),
+        ("label=all:x&label=kind:rare", "session_labels_pkey", rare),
+        // They run against the ids, so these are the last ones and the first ones.
+        (
+            "created_before=2026-01-01T00:00:04Z",
+            "sessions_by_creation",
+            ids(MANY - 3..=MANY),
+        ),
+        (
+            "created_after=2026-01-01T05:33:17Z",
+            "sessions_by_creation",
+            ids([1, 2]),
+        ),
+        (
+            "created_after=2030-01-01T00:00:00Z",
+            "sessions_by_creation",
+            Vec::new(),
+        ),
+        (
+            "created_after=2026-01-01T02:46:37Z&created_before=2026-01-01T02:46:43Z",
+            "sessions_by_creation",
+            ids(MANY - 10_002..=MANY - 9_998),
+        ),
+    ] {
+        // A server each time: what its connections have counted is told when they end.
+        let server = TestServer::over(database.clone(), |_| {}).await;
+        let before = scans(index).await;
+        assert_eq!(walk(&server, query).await, found, "{query}");
+        server.stop().await;
+        let is_used = async || scans(index).await > before;
+        support::eventually(&format!("{query} is found by {index}"), is_used).await;
+    }
+}
+
+#[tokio::test]
+async fn labels_are_found_as_they_are_now() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let client = server.database.client().await;
+    let new = |labels: Value| json!({"pool": "p", "spec": {}, "labels": labels});
+    let one = server
+        .send(
+            "POST",
+            "/v1/sessions",
+            new(json!({"team": "a"})).to_string(),
+        )
+        .await
+        .ok(201);
+    let batch = json!({"sessions": [new(json!({"team": "a", "kind": "x"})), new(json!({}))]});
+    let batch = server
+        .send("POST", "/v1/sessions/batch", batch.to_string())
+        .await
+        .ok(201);
+    let id = |session: &Value| session["id"].as_str().expect("an id").to_owned();
+    let (one, two) = (id(&one), id(&batch["items"][0]));
+    let found = async |query: &str| -> BTreeSet<String> {
+        walk(&server, query).await.into_iter().collect()
+    };
+    let both = BTreeSet::from([one.clone(), two.clone()]);
+    assert_eq!(found("label=team:a").await, both);
+    assert_eq!(
+        found("label=team:a&label=kind:x").await,
+        BTreeSet::from([two.clone()])
+    );
+    assert_eq!(found("label=team:b").await, BTreeSet::new());
+
+    let patch = SessionPatch {
+        labels: Some(Some(BTreeMap::from([
+            ("team".to_owned(), Some("b".to_owned())),
+            ("kind".to_owned(), None),
+        ]))),
+        ..SessionPatch::default()
+    };
+    server
+        .client
+        .patch_session(&two, &patch)
+        .await
+        .expect("it is changed");
+    assert_eq!(found("label=team:a").await, BTreeSet::from([one.clone()]));
+    assert_eq!(found("label=team:b").await, BTreeSet::from([two.clone()]));
+    assert_eq!(found("label=kind:x").await, BTreeSet::new());
+
+    client
+        .batch_execute(&format!("DELETE FROM sessions WHERE id = '{two}'"))
+        .await
+        .expect("it goes");
+    let rows = client
+        .query(
+            "SELECT key, value, session_id::text FROM session_labels",
+            &[],
+        )
+        .await
+        .expect("labels");
+    let rows: Vec<(String, String, String)> = rows
+        .iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2)))
+        .collect();
+    assert_eq!(rows, [("team".to_owned(), "a".to_owned(), one)]);
+}
