@@ -82,6 +82,12 @@ pub enum Error {
     /// Its share of a pool has not been set.
     #[error("the share of {0} has not been set")]
     NoShare(String),
+    /// There is no such token, or it is not this caller's to see.
+    #[error("there is no token `{0}`")]
+    NoToken(String),
+    /// The caller may not do this.
+    #[error("{0}")]
+    Forbidden(String),
     /// The resource has changed since.
     #[error("the resource is at version {0}")]
     VersionMismatch(i64),
@@ -195,7 +201,10 @@ impl From<Error> for Problem {
             Error::NameTaken(_) => ProblemCode::NameTaken,
             Error::AgentLive(_) => ProblemCode::AgentLive,
             Error::DrainInProgress(_) => ProblemCode::DrainInProgress,
-            Error::NoDrain(_) | Error::NoRebalance(_) | Error::NoShare(_) => ProblemCode::NotFound,
+            Error::NoDrain(_) | Error::NoRebalance(_) | Error::NoShare(_) | Error::NoToken(_) => {
+                ProblemCode::NotFound
+            }
+            Error::Forbidden(_) => ProblemCode::Forbidden,
             Error::VersionMismatch(_) => ProblemCode::VersionMismatch,
             Error::IdempotencyKeyReused => ProblemCode::IdempotencyKeyReused,
             Error::ProtocolVersionUnsupported(..) => ProblemCode::ProtocolVersionUnsupported,

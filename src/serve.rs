@@ -95,6 +95,8 @@ pub async fn prepare(config: Config) -> Result<Prepared, Fatal> {
         database_url: url.clone(),
         listen_url,
         admin_token: config.admin_token.clone(),
+        open: config.is_open(),
+        audit_retention: Duration::from_secs(u64::from(config.audit_retention_days) * 86_400),
         max_waiters: config.max_waiters as usize,
         max_event_streams: config.max_event_streams as usize,
         event_retention: Duration::from_secs(u64::from(config.event_retention_days) * 86_400),
@@ -131,6 +133,7 @@ impl Prepared {
     pub fn serve(self) -> Running {
         let router = crate::api::router(&self.app);
         let stopping = self.app.stop.clone();
+        let router = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
         let server = axum::serve(self.listener, router)
             .with_graceful_shutdown(async move { stopping.cancelled().await });
         tracing::info!(address = %self.address, "serving");

@@ -23,10 +23,13 @@ mod problem;
 mod rebalance;
 mod reports;
 mod scaling;
+mod secret;
 mod service;
 mod sessions;
 mod shares;
 mod simulate;
+mod tenants;
+mod tokens;
 mod words;
 
 pub use agents::*;
@@ -44,10 +47,13 @@ pub use problem::*;
 pub use rebalance::*;
 pub use reports::*;
 pub use scaling::*;
+pub use secret::*;
 pub use service::*;
 pub use sessions::*;
 pub use shares::*;
 pub use simulate::*;
+pub use tenants::*;
+pub use tokens::*;
 pub use words::*;
 
 use std::collections::BTreeMap;

@@ -23,6 +23,7 @@ use lessor_protocol::{
     Activity, Actor, Agent, HeldSession, Register, Registered, Renewed, Scheduling,
 };
 
+use crate::access::Caller;
 use crate::app::App;
 use crate::drains;
 use crate::error::{Error, Result};
@@ -41,15 +42,20 @@ pub(crate) use store::{lock, lock_one, record};
 ///
 /// # Errors
 /// `PoolNotFound`, `AgentSuperseded`, `AgentHoldsSessions`, `ProtocolVersionUnsupported`,
-/// `Invalid`, `DatabaseUnavailable`.
-pub async fn register(app: &Arc<App>, name: &str, body: Register) -> Result<(bool, Registered)> {
-    register::check(name, &body)?;
+/// `Invalid`, `Forbidden`, `DatabaseUnavailable`.
+pub async fn register(
+    app: &Arc<App>,
+    name: &str,
+    body: Register,
+    by: Caller,
+) -> Result<(bool, Registered)> {
+    register::check(name, &body, &by)?;
     let (name, body) = (name.to_owned(), Arc::new(body));
     let (created, registered, hints) = app
         .db
         .write("agents::register", move |conn| {
-            let (name, body) = (name.clone(), Arc::clone(&body));
-            Box::pin(async move { register::register(conn, &name, &body).await })
+            let (name, body, by) = (name.clone(), Arc::clone(&body), by.clone());
+            Box::pin(async move { register::register(conn, &name, &body, &by).await })
         })
         .await?;
     app.hub.committed(hints);

@@ -12,6 +12,7 @@ use lessor_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::access::Reach;
 use crate::error::{Error, Result};
 use crate::store::schema::pools;
 use crate::store::{Conn, LabelsColumn, Statement, Word};
@@ -274,12 +275,25 @@ impl crate::http::Cursor for Position {
     const KIND: &'static str = "pools";
 }
 
-pub async fn list(conn: &mut Conn, after: Option<Position>, limit: i64) -> Result<Vec<Pool>> {
+pub async fn list(
+    conn: &mut Conn,
+    reach: Reach,
+    after: Option<Position>,
+    limit: i64,
+) -> Result<Vec<Pool>> {
     let mut query = pools::table
         .select(PoolRow::as_select())
         .order((pools::created_at.desc(), pools::name.desc()))
         .limit(limit)
         .into_boxed();
+    query = match reach {
+        Reach::Everything => query,
+        Reach::NoTenant => query.filter(pools::name.not_like("%~%")),
+        Reach::Tenant(tenant) => {
+            let (from, to) = Reach::range(&tenant);
+            query.filter(pools::name.ge(from).and(pools::name.lt(to)))
+        }
+    };
     if let Some(after) = after {
         query = query.filter(
             pools::created_at.lt(after.created_at).or(pools::created_at

@@ -37,6 +37,7 @@ words_in_columns!(
     protocol::RebalanceStatus,
     protocol::MoveState,
     protocol::CommandStatus,
+    protocol::Role,
 );
 
 /// As [`Word`], for a column that may be null.

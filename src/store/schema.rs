@@ -213,3 +213,25 @@ diesel::table! {
         open -> Bool,
     }
 }
+
+diesel::table! {
+    tokens (id) {
+        id -> Uuid,
+        name -> Text,
+        digest -> Bytea,
+        prefix -> Text,
+        role -> Text,
+        pools -> Array<Text>,
+        agent -> Nullable<Text>,
+        owner -> Nullable<Text>,
+        tenant -> Nullable<Text>,
+        enrolled -> Bool,
+        created_by -> Text,
+        created_at -> Timestamptz,
+        expires_at -> Nullable<Timestamptz>,
+        last_used_at -> Nullable<Timestamptz>,
+        revoked_at -> Nullable<Timestamptz>,
+        replaces -> Nullable<Uuid>,
+        version -> BigInt,
+    }
+}

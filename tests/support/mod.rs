@@ -86,6 +86,7 @@ impl TestServer {
         let stopping = app.stop.clone();
         let serving = tokio::spawn(async move {
             let stop = async move { stopping.cancelled().await };
+            let router = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
             axum::serve(listener, router)
                 .with_graceful_shutdown(stop)
                 .await
