@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use clap::{Args as _, Command};
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::access::AccessMode;
 use crate::telemetry::LogFormat;
 
 /// Every setting of the service.
@@ -105,15 +106,6 @@ pub struct Config {
     /// How to log: as text at a terminal and JSON otherwise, or always one of them
     #[arg(long, env = "LESSOR_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Auto)]
     pub log_format: LogFormat,
-}
-
-/// Who is let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum AccessMode {
-    /// Everybody, as an administrator; on a loopback address only.
-    Open,
-    /// Who has a token.
-    Tokens,
 }
 
 /// Settings that do not go together, with what to do about it.

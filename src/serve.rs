@@ -12,6 +12,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
 
+use crate::access;
 use crate::app::{App, Settings};
 use crate::config::Config;
 use crate::postgres::{Options, PrivatePostgres};
@@ -103,6 +104,9 @@ pub async fn prepare(config: Config) -> Result<Prepared, Fatal> {
         db_connections: config.db_connections as usize,
         heartbeat_db_connections: config.heartbeat_db_connections as usize,
     })?;
+    if config.is_open() {
+        warn_of_tokens(&app).await;
+    }
     tracing::info!(
         database = store::describe(&url),
         version = env!("CARGO_PKG_VERSION"),
@@ -125,6 +129,19 @@ pub async fn prepare(config: Config) -> Result<Prepared, Fatal> {
         postgres,
         patience,
     })
+}
+
+/// Whoever made tokens may think that they are asked for.
+async fn warn_of_tokens(app: &App) {
+    let everything = access::Keeper::everything("start");
+    if let Ok(tokens) = access::list(&app.db, &everything, None, 1).await
+        && !tokens.is_empty()
+    {
+        tracing::warn!(
+            "access is open: everybody is an administrator, although there are tokens; set LESSOR_ACCESS=tokens to ask \
+             for them"
+        );
+    }
 }
 
 impl Prepared {

@@ -2,7 +2,10 @@
 
 mod support;
 
+mod access;
+mod access_matrix;
 mod adoption;
+mod audit;
 mod brake;
 mod bulk;
 mod claiming;

@@ -17,6 +17,15 @@ use super::tokens::Tokens;
 use crate::problem::Problem;
 use crate::store::Db;
 
+/// Who is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum AccessMode {
+    /// Everybody, as an administrator; on a loopback address only.
+    Open,
+    /// Who has a token.
+    Tokens,
+}
+
 /// How callers prove who they are, on this server.
 #[derive(Clone)]
 pub struct Access {

@@ -7,7 +7,7 @@ use lessor_protocol::{NewToken, Page, Role};
 use secrecy::{ExposeSecret as _, SecretString};
 use uuid::Uuid;
 
-use super::{Grant, Keeper};
+use super::Keeper;
 use crate::error::Result;
 use crate::http::{Preconditions, table};
 use crate::store::{Db, migrate};
@@ -112,10 +112,7 @@ pub async fn run(tokens: Tokens) -> std::result::Result<String, String> {
 }
 
 async fn done(db: &Db, what: What) -> Result<String> {
-    let by = Keeper {
-        name: "command line".to_owned(),
-        grant: Grant::everything(),
-    };
+    let by = Keeper::everything("command line");
     match what {
         What::Create(new) => {
             let new = NewToken {

@@ -33,7 +33,7 @@ use crate::http::{Checks, Preconditions};
 use crate::problem::Problem;
 use crate::store::{Conn, Db};
 
-pub use bearer::{Access, invalid};
+pub use bearer::{Access, AccessMode, invalid};
 pub use caller::Caller;
 pub use state::{Grant, Reach, Scope};
 
@@ -50,6 +50,15 @@ pub struct Keeper {
 }
 
 impl Keeper {
+    /// One who looks after all of them, under this name.
+    #[must_use]
+    pub fn everything(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            grant: Grant::everything(),
+        }
+    }
+
     fn no_token(id: Uuid) -> Error {
         Error::NoToken(id.to_string())
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{
-    ConnectInfo, FromRequestParts as _, MatchedPath, RawPathParams, Request, State,
+    ConnectInfo, FromRequestParts as _, MatchedPath, OriginalUri, RawPathParams, Request, State,
 };
 use axum::http::Method;
 use axum::middleware::Next;
@@ -218,6 +218,9 @@ fn begun(rule: &Rule, caller: &Caller, request: &Request) -> Begun {
     let extensions = request.extensions();
     let from = extensions.get::<ConnectInfo<SocketAddr>>();
     let id = extensions.get::<RequestId>();
+    // Here, inside of `/v1`, the request's own has no more of it.
+    let uri = extensions.get::<OriginalUri>();
+    let uri = uri.map_or_else(|| request.uri(), |OriginalUri(uri)| uri);
     Begun {
         kind: format!("audit.{}", rule.operation),
         actor_type: caller.actor_type,
@@ -226,7 +229,7 @@ fn begun(rule: &Rule, caller: &Caller, request: &Request) -> Begun {
         tenant: caller.grant.tenant.clone(),
         from_address: from.map(|ConnectInfo(address)| address.ip().to_canonical().to_string()),
         method: request.method().to_string(),
-        path: request.uri().path().to_owned(),
+        path: uri.path().to_owned(),
         request_id: id.map(|id| id.0.clone()).unwrap_or_default(),
     }
 }

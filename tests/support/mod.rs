@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "not every file uses every helper")]
 
+pub mod access;
 pub mod agents;
 pub mod balancer;
 pub mod checks;

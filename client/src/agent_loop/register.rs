@@ -101,6 +101,7 @@ impl<D: Driver> Agent<D> {
             };
             let sent_at = boottime();
             let answer = self.client.register_agent(&self.config.name, &body).await?;
+            self.call_with(answer.token.as_ref())?;
             self.shared.lock().incarnation = answer.incarnation;
             self.shared.renewed(sent_at, answer.lease);
             tracing::info!(
