@@ -563,3 +563,52 @@ async fn an_agent_is_itself_alone() {
     other.beat().await.expect("it was left alone");
     world.server.stop().await;
 }
+
+#[tokio::test]
+async fn an_agent_learns_nothing_of_another_tenants_sessions() {
+    let world = World::new().await;
+    let (server, own) = (&world.server, &world.own);
+    let secret = &world
+        .callers
+        .iter()
+        .find(|(role, _)| *role == 'G')
+        .expect("it")
+        .1;
+    // As many answers for what is another's as for what is nobody's.
+    for things in [world.foreign.clone(), world.foreign.missing()] {
+        let reports = json!({"incarnation": own.incarnation,
+            "reports": [{"session_id": things.session, "lease_epoch": 0, "observed_generation": 1,
+                "state": "running"}],
+            "command_results": [{"command_id": things.command, "lease_epoch": 1, "status": "succeeded"}]});
+        let path = format!("/v1/agents/{}", own.agent);
+        let told = server
+            .call(secret, "POST", &format!("{path}/reports"), reports)
+            .await
+            .ok(200);
+        assert_eq!(
+            told["results"][0],
+            json!({"session_id": things.session, "outcome": "rejected", "code": "session_not_found",
+                "state": null, "lease_epoch": null})
+        );
+        assert_eq!(
+            told["command_results"][0]["code"], "command_not_found",
+            "{told}"
+        );
+        let resource = json!({"platform_resource_id": format!("r-{}", things.session),
+            "session_id": things.session, "attempt": 1, "state": "running"});
+        let inventory = json!({"incarnation": own.incarnation, "taken_seconds_ago": 0, "resources": [resource]});
+        let path_of_it = format!("{path}/inventory");
+        let told = server
+            .call(secret, "POST", &path_of_it, inventory)
+            .await
+            .ok(200);
+        assert_eq!(told["verdicts"][0]["verdict"], "quarantine", "{told}");
+        let held = json!({"pool": own.pool, "resource_domain": "d", "capacity": 100,
+            "instance": {"id": own.instance},
+            "held": [{"session_id": things.session, "lease_epoch": 0}]});
+        let told = server.call(secret, "PUT", &path, held).await.ok(200);
+        assert_eq!(told["drop"][0]["reason"], "session_not_found", "{told}");
+        assert_eq!(told["keep"], json!([]));
+    }
+    world.server.stop().await;
+}

@@ -126,6 +126,10 @@ pub async fn register(
     let mut drafts = Vec::new();
     let mut found = BTreeSet::new();
     for row in sessions::lock(conn, &ids).await? {
+        // Another tenant's is as one that is not there.
+        if tenant_of(&row.agent_pool) != tenant_of(&agent.pool) {
+            continue;
+        }
         found.insert(row.id);
         let assigned_here = row.assigned_agent_id.as_deref() == Some(name);
         let mut draft = Draft::of(row);

@@ -67,6 +67,18 @@ pub fn agent(agent: &str, pool: &str) -> NewToken {
     }
 }
 
+/// One for all calls: to set one up costs more than many calls. It keeps no connection, which would belong
+/// to the runtime of the test that opened it.
+fn http() -> &'static reqwest::Client {
+    static HTTP: std::sync::OnceLock<reqwest::Client> = std::sync::OnceLock::new();
+    HTTP.get_or_init(|| {
+        let client = reqwest::Client::builder()
+            .pool_max_idle_per_host(0)
+            .timeout(std::time::Duration::from_secs(60));
+        client.build().expect("a client")
+    })
+}
+
 impl TestServer {
     /// A client of this server with a token.
     pub fn with(&self, secret: &str) -> Client {
@@ -83,17 +95,15 @@ impl TestServer {
 
     /// Calls with a token; null is no body.
     pub async fn call(&self, secret: &str, method: &str, path: &str, body: Value) -> Answer {
-        let bearer = format!("Bearer {secret}");
-        let mut headers = vec![("authorization", bearer.as_str())];
-        let mut bytes = Vec::new();
+        let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
+        let mut call = http().request(method, format!("{}{path}", self.url));
+        if !secret.is_empty() {
+            call = call.bearer_auth(secret);
+        }
         if body != Value::Null {
-            headers.push(("content-type", "application/json"));
-            bytes = serde_json::to_vec(&body).expect("JSON");
+            call = call.json(&body);
         }
-        if secret.is_empty() {
-            headers.remove(0);
-        }
-        self.raw(method, path, &headers, bytes).await
+        Answer::of(call.send().await.expect("an answer")).await
     }
 
     /// Gets with a token.
