@@ -123,7 +123,7 @@ impl App {
         let (reporting, taking) = Reporting::new();
         let (activities, activity_worker) = Activities::new();
         let (creating, creating_worker) = CreatingWorker::new();
-        let access = Access::new(settings.admin_token.as_ref(), settings.open);
+        let (access, access_watch) = Access::new(settings.admin_token.as_ref(), settings.open);
         let (audit, audit_writers) = Audit::new();
         let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
         let background = TaskTracker::new();
@@ -139,7 +139,7 @@ impl App {
             tail: Tail::new(settings.max_event_streams),
             event_retention: settings.event_retention,
             metrics,
-            access: access.clone(),
+            access,
             audit,
             audit_retention: settings.audit_retention,
             leaving: CancellationToken::new(),
@@ -153,7 +153,7 @@ impl App {
         background.spawn(activity_worker.run(db.clone(), halt.clone()));
         background.spawn(creating_worker.run(db.clone(), hub.clone(), halt.clone()));
         background.spawn(audit_writers.run(db.clone(), halt.clone()));
-        background.spawn(access.tokens.watch(db, halt.clone()));
+        background.spawn(access_watch.run(db, halt.clone()));
         background.spawn(wakeups::carry(
             settings.listen_url,
             hub,

@@ -169,31 +169,36 @@ async fn a_token_expires_and_takes_its_poll_with_it() {
 #[tokio::test]
 async fn a_rotation_has_an_overlap() {
     let server = closed().await;
-    let (id, old) = server.token(&user("alice", None)).await;
-    let path = format!("/v1/tokens/{id}/rotate");
     let works = async |secret: &str| server.get_with(secret, "/v1/sessions").await.status == 200;
-    assert!(works(&old).await);
-    let made = server
-        .call(ROOT, "POST", &path, json!({"overlap_seconds": 2}))
-        .await
-        .ok(201);
+    let rotate = async |id: &str, body: Value| {
+        let path = format!("/v1/tokens/{id}/rotate");
+        server.call(ROOT, "POST", &path, body).await
+    };
+    let (id, old) = server.token(&user("alice", None)).await;
+    let (at_once, ended) = server.token(&user("bob", None)).await;
+    assert!(works(&old).await && works(&ended).await);
+    let made = rotate(&id, json!({"overlap_seconds": 600})).await.ok(201);
     let fresh = made["secret"].as_str().expect("a secret").to_owned();
     assert_eq!(made["token"]["replaces"], id.as_str());
     assert_eq!(made["token"]["owner"], "alice");
-    assert!(works(&old).await && works(&fresh).await, "both work");
-    eventually("the old one ends", || async { !works(&old).await }).await;
     assert!(works(&fresh).await);
 
-    let again = server.call(ROOT, "POST", &path, Value::Null).await;
-    again.is_problem(409, "transition_not_allowed", "it has ended");
-    let next = made["token"]["id"].as_str().expect("an id").to_owned();
-    let path = format!("/v1/tokens/{next}/rotate");
-    let at_once = json!({"overlap_seconds": 0});
-    server.call(ROOT, "POST", &path, at_once).await.ok(201);
+    rotate(&at_once, json!({"overlap_seconds": 0}))
+        .await
+        .ok(201);
     eventually("without an overlap it ends", || async {
-        !works(&fresh).await
+        !works(&ended).await
     })
     .await;
+    // The server has looked since both: what has an overlap works on.
+    assert!(works(&old).await && works(&fresh).await);
+    let again = rotate(&at_once, Value::Null).await;
+    again.is_problem(409, "transition_not_allowed", "it has ended");
+
+    let next = made["token"]["id"].as_str().expect("an id").to_owned();
+    rotate(&next, json!({"overlap_seconds": 1})).await.ok(201);
+    eventually("its overlap is over", || async { !works(&fresh).await }).await;
+    assert!(works(&old).await);
     server.stop().await;
 }
 

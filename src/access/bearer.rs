@@ -13,9 +13,8 @@ use subtle::ConstantTimeEq;
 
 use super::caller::Caller;
 use super::secret;
-use super::tokens::Tokens;
+use super::tokens::{Tokens, Watch};
 use crate::problem::Problem;
-use crate::store::Db;
 
 /// Who is let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -34,19 +33,21 @@ pub struct Access {
     /// The digest of the token that allows everything.
     admin: Option<[u8; 32]>,
     /// The tokens of the database.
-    pub tokens: Tokens,
+    tokens: Tokens,
 }
 
 impl Access {
-    /// With this admin token, if any; open to everybody if `is_open`.
+    /// With this admin token, if any; open to everybody if `is_open`. The other must be run.
     #[must_use]
-    pub fn new(admin_token: Option<&SecretString>, is_open: bool) -> Self {
-        Self {
+    pub fn new(admin_token: Option<&SecretString>, is_open: bool) -> (Self, Watch) {
+        let (tokens, watch) = Tokens::new();
+        let access = Self {
             // A token that is there is asked for.
             is_open: is_open && admin_token.is_none(),
             admin: admin_token.map(|token| secret::digest(token.expose_secret())),
-            tokens: Tokens::default(),
-        }
+            tokens,
+        };
+        (access, watch)
     }
 
     /// The caller of a request with these headers.
@@ -54,7 +55,7 @@ impl Access {
     /// # Errors
     /// `unauthenticated` where it does not say who it is, or that is not true; `database_unavailable`
     /// where that cannot be found out now.
-    pub async fn caller(&self, db: &Db, headers: &HeaderMap) -> Result<Caller, Problem> {
+    pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
         if self.is_open {
             return Ok(Caller::anonymous());
         }
@@ -71,7 +72,7 @@ impl Access {
             return Ok(Caller::admin());
         }
         if secret::is_one(bearer)
-            && let Some(token) = self.tokens.find(db, &digest).await?
+            && let Some(token) = self.tokens.find(&digest).await?
         {
             return Ok(Caller::of(token));
         }
@@ -107,18 +108,22 @@ impl fmt::Debug for Access {
 
 #[cfg(test)]
 mod tests {
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+    use crate::store::Db;
 
     async fn call(token: Option<&str>, authorization: Option<&str>) -> Result<String, u16> {
         let token = token.map(SecretString::from);
-        let access = Access::new(token.as_ref(), token.is_none());
+        let (access, watch) = Access::new(token.as_ref(), token.is_none());
         let mut headers = HeaderMap::new();
         if let Some(value) = authorization {
             headers.insert(header::AUTHORIZATION, value.parse().expect("a header"));
         }
-        // Nothing here is looked up.
         let db = Db::new("postgres://127.0.0.1:1/none", 1, 1).expect("pools");
-        let caller = access.caller(&db, &headers).await;
+        let running = tokio::spawn(watch.run(db, CancellationToken::new()));
+        let caller = access.caller(&headers).await;
+        running.abort();
         caller
             .map(|caller| format!("{}/{}", caller.actor_type, caller.name))
             .map_err(|problem| problem.code.status())
@@ -160,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_token_is_not_shown() {
-        let access = Access::new(Some(&SecretString::from("s3cret")), false);
+        let (access, _) = Access::new(Some(&SecretString::from("s3cret")), false);
         let shown = format!("{access:?}");
         assert!(!shown.contains("s3cret") && !shown.contains("["), "{shown}");
     }

@@ -78,7 +78,7 @@ impl From<TokenRow> for Token {
 }
 
 /// A token that is valid.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Found {
     /// Its id.
     pub id: Uuid,
@@ -104,26 +104,30 @@ pub struct Changed {
     pub seconds_left: Option<f64>,
 }
 
-/// The valid token with this digest.
-pub async fn find(conn: &mut Conn, digest: Vec<u8>) -> Result<Option<Found>> {
+/// The valid tokens with these digests, each with its own.
+pub async fn find(conn: &mut Conn, digests: Vec<Vec<u8>>) -> Result<Vec<(Vec<u8>, Found)>> {
     let left = diesel::dsl::sql::<Nullable<Double>>(
         "extract(epoch FROM expires_at - clock_timestamp())::double precision",
     );
-    let found: Option<(TokenRow, Option<f64>)> = tokens::table
-        .select((TokenRow::as_select(), left))
-        .filter(tokens::digest.eq(digest))
+    let found: Vec<(Vec<u8>, TokenRow, Option<f64>)> = tokens::table
+        .select((tokens::digest, TokenRow::as_select(), left))
+        .filter(tokens::digest.eq_any(digests))
         .filter(tokens::revoked_at.is_null())
-        .first(conn)
-        .await
-        .optional()?;
+        .load(conn)
+        .await?;
     Ok(found
-        .filter(|(_, left)| left.is_none_or(|left| left > 0.0))
-        .map(|(row, seconds_left)| Found {
-            id: row.id,
-            grant: row.grant(),
-            name: row.name,
-            seconds_left,
-        }))
+        .into_iter()
+        .filter(|(_, _, left)| left.is_none_or(|left| left > 0.0))
+        .map(|(digest, row, seconds_left)| {
+            let found = Found {
+                id: row.id,
+                grant: row.grant(),
+                name: row.name,
+                seconds_left,
+            };
+            (digest, found)
+        })
+        .collect())
 }
 
 /// What has changed in the last seconds.

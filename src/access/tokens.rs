@@ -10,24 +10,24 @@
 //!   on every server that reaches the database.
 //! - Without the database a token that is known goes on for [`TRUST`]; then, and if it is not known,
 //!   the answer is "cannot tell now" and never "wrong": agents would give up.
-//! - What nobody knows costs the database little: a few lookups at a time.
+//! - What is not known is looked up together with what comes at the same time: a fleet that comes back, and
+//!   somebody who tries tokens, cost a statement now and then, and two connections at most.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::state::Grant;
-use super::store;
+use super::store::{self, Found};
 use crate::error::{Error, Result};
-use crate::store::Db;
+use crate::store::{Batches, Db, Gather, Limits};
 
 /// How frequently the server looks for what has changed.
-const LOOK_EVERY: Duration = Duration::from_millis(400);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// What a look goes back beyond the one before: longer than any transaction that could have changed a
 /// token and had not committed then.
@@ -42,8 +42,12 @@ const MAX_KNOWN: usize = 100_000;
 /// What nobody has used for this long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
-/// How many lookups go on at a time: so many connections at most are taken by those who try tokens.
-const LOOKUPS: usize = 4;
+/// How lookups are gathered.
+const LOOKUPS: Limits = Limits {
+    queued: 50_000,
+    batch: 500,
+    at_once: 2,
+};
 
 /// How frequently the use of a token is written.
 const WRITE_USE_EVERY: Duration = Duration::from_secs(60);
@@ -71,26 +75,25 @@ struct Moments {
     use_written: Option<Instant>,
 }
 
+/// The digest of a token.
+type Digest = [u8; 32];
+
 /// All that are known.
 #[derive(Clone, Debug)]
 pub struct Tokens(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    known: Mutex<HashMap<[u8; 32], Arc<Known>>>,
+    known: Mutex<HashMap<Digest, Arc<Known>>>,
     /// When the database last answered a look.
     looked: Mutex<Instant>,
-    lookups: Semaphore,
+    lookups: Gather<Digest, Option<Found>>,
 }
 
-impl Default for Tokens {
-    fn default() -> Self {
-        Self(Arc::new(Inner {
-            known: Mutex::default(),
-            looked: Mutex::new(Instant::now()),
-            lookups: Semaphore::new(LOOKUPS),
-        }))
-    }
+/// What looks tokens up, and looks after those that are known; it must be run.
+pub struct Watch {
+    tokens: Tokens,
+    lookups: Batches<Digest, Option<Found>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -98,30 +101,41 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Tokens {
+    /// None yet, and what must be run.
+    #[must_use]
+    pub fn new() -> (Self, Watch) {
+        let (lookups, batches) = Gather::new(LOOKUPS);
+        let tokens = Self(Arc::new(Inner {
+            known: Mutex::default(),
+            looked: Mutex::new(Instant::now()),
+            lookups,
+        }));
+        let watch = Watch {
+            tokens: tokens.clone(),
+            lookups: batches,
+        };
+        (tokens, watch)
+    }
+
     /// The token with this digest, if it is valid.
     ///
     /// # Errors
     /// `DatabaseUnavailable` where that cannot be told.
-    pub async fn find(&self, db: &Db, digest: &[u8; 32]) -> Result<Option<Arc<Known>>> {
+    pub async fn find(&self, digest: &Digest) -> Result<Option<Arc<Known>>> {
         if let Some(known) = self.known(digest, Instant::now())? {
             return Ok(Some(known));
         }
-        let turn = tokio::time::timeout(Duration::from_secs(2), self.0.lookups.acquire());
-        let _turn = turn.await.map_err(|_| {
-            Error::DatabaseUnavailable("too many unknown tokens are looked up".to_owned())
-        })?;
-        // Somebody else may have looked meanwhile.
+        let Some(found) = self.0.lookups.submit(*digest).await? else {
+            return Ok(None);
+        };
+        // Somebody else may have found it meanwhile: there is one of each, which ends for all.
         if let Some(known) = self.known(digest, Instant::now())? {
             return Ok(Some(known));
         }
-        let of = digest.to_vec();
-        let found = db
-            .read("access::find", |conn| Box::pin(store::find(conn, of)))
-            .await?;
-        Ok(found.map(|found| self.keep(digest, found, Instant::now())))
+        Ok(Some(self.keep(digest, found, Instant::now())))
     }
 
-    fn known(&self, digest: &[u8; 32], now: Instant) -> Result<Option<Arc<Known>>> {
+    fn known(&self, digest: &Digest, now: Instant) -> Result<Option<Arc<Known>>> {
         let known = locked(&self.0.known).get(digest).map(Arc::clone);
         let Some(known) = known else { return Ok(None) };
         if now.duration_since(*locked(&self.0.looked)) > TRUST {
@@ -140,7 +154,7 @@ impl Tokens {
         Ok(Some(known))
     }
 
-    fn keep(&self, digest: &[u8; 32], found: store::Found, now: Instant) -> Arc<Known> {
+    fn keep(&self, digest: &Digest, found: Found, now: Instant) -> Arc<Known> {
         let known = Arc::new(Known {
             name: found.name,
             id: found.id,
@@ -167,19 +181,6 @@ impl Tokens {
             end_soon(&known);
         }
         known
-    }
-
-    /// Looks for what has changed until it is cancelled.
-    pub async fn watch(self, db: Db, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-            }
-            if let Err(error) = self.look(&db).await {
-                tracing::warn!(%error, "tokens cannot be looked after; those that are known go on");
-            }
-        }
     }
 
     async fn look(&self, db: &Db) -> Result<()> {
@@ -253,6 +254,50 @@ impl Tokens {
     }
 }
 
+impl Watch {
+    /// Looks up, and looks after, until it is cancelled.
+    pub async fn run(self, db: Db, stop: CancellationToken) {
+        let finder = db.clone();
+        let finding = self.lookups.run(stop.clone(), move |digests| {
+            let db = finder.clone();
+            async move { find_all(&db, digests).await }
+        });
+        let looking = async {
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                }
+                if let Err(error) = self.tokens.look(&db).await {
+                    tracing::warn!(%error, "tokens cannot be looked after; those that are known go on");
+                }
+            }
+        };
+        tokio::join!(finding, looking);
+    }
+}
+
+/// What each of these digests belongs to.
+async fn find_all(db: &Db, digests: Vec<Digest>) -> Vec<Result<Option<Found>>> {
+    let of = digests.iter().map(|digest| digest.to_vec()).collect();
+    let found = db
+        .read("access::find", |conn| Box::pin(store::find(conn, of)))
+        .await;
+    match found {
+        Ok(found) => {
+            let found: HashMap<Vec<u8>, Found> = found.into_iter().collect();
+            // Two who ask for one token at the same time are both told.
+            let tell = |digest: &Digest| Ok(found.get(digest.as_slice()).cloned());
+            digests.iter().map(tell).collect()
+        }
+        Err(error) => {
+            let detail = error.to_string();
+            let tell = |_: &Digest| Err(Error::DatabaseUnavailable(detail.clone()));
+            digests.iter().map(tell).collect()
+        }
+    }
+}
+
 fn after(now: Instant, seconds_left: Option<f64>) -> Option<Instant> {
     let left = seconds_left?.max(0.0);
     // Centuries need no end.
@@ -274,8 +319,8 @@ fn end_soon(known: &Known) {
 mod tests {
     use super::*;
 
-    fn found(id: u128, seconds_left: Option<f64>) -> store::Found {
-        store::Found {
+    fn found(id: u128, seconds_left: Option<f64>) -> Found {
+        Found {
             id: Uuid::from_u128(id),
             name: "t".to_owned(),
             grant: Grant::everything(),
@@ -297,7 +342,7 @@ mod tests {
 
     #[test]
     fn what_is_known_ends_when_it_is_revoked_or_past_its_time() {
-        let (tokens, now) = (Tokens::default(), Instant::now());
+        let (tokens, now) = (Tokens::new().0, Instant::now());
         let kept: Vec<_> = (1..=3_u8)
             .map(|n| tokens.keep(&[n; 32], found(n.into(), (n == 1).then_some(10.0)), now))
             .collect();
@@ -321,7 +366,7 @@ mod tests {
 
     #[test]
     fn without_the_database_it_is_trusted_for_a_while() {
-        let (tokens, now) = (Tokens::default(), Instant::now());
+        let (tokens, now) = (Tokens::new().0, Instant::now());
         tokens.keep(&[1; 32], found(1, None), now);
         let known = |at| tokens.known(&[1; 32], at);
         assert!(known(now + TRUST).expect("it is trusted").is_some());
@@ -333,7 +378,7 @@ mod tests {
 
     #[test]
     fn what_is_idle_is_forgotten_unless_somebody_waits_with_it() {
-        let (tokens, now) = (Tokens::default(), Instant::now());
+        let (tokens, now) = (Tokens::new().0, Instant::now());
         drop(tokens.keep(&[1; 32], found(1, None), now));
         let waits = tokens.keep(&[2; 32], found(2, None), now);
         assert_eq!(tokens.uses_to_write(now).len(), 2);

@@ -113,7 +113,7 @@ type LetIn = (Option<&'static Rule>, Caller, Request);
 
 async fn let_in(gate: &Gate, request: Request) -> Result<LetIn, Problem> {
     let app = &gate.app;
-    let caller = app.access.caller(&app.db, request.headers()).await?;
+    let caller = app.access.caller(request.headers()).await?;
     let rule = gate.rule(&request)?;
     let (mut parts, body) = request.into_parts();
     if let Some(rule) = rule {
