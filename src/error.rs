@@ -30,6 +30,9 @@ pub enum Error {
     /// No agent has this name.
     #[error("agent `{0}` is not registered")]
     AgentNotRegistered(String),
+    /// The agent waits for approval: its name, and its pool's.
+    #[error("agent `{0}` waits for an operator's approval to be in pool `{1}`")]
+    AgentNotApproved(String, String),
     /// A newer run of the agent has registered.
     #[error("agent `{agent}` is at incarnation {current}, and this call came from {given}")]
     AgentSuperseded {
@@ -188,6 +191,7 @@ impl From<Error> for Problem {
             Error::PoolNotFound(_) => ProblemCode::PoolNotFound,
             Error::SessionNotFound(_) => ProblemCode::SessionNotFound,
             Error::CommandNotFound(_) => ProblemCode::CommandNotFound,
+            Error::AgentNotApproved(..) => ProblemCode::AgentNotApproved,
             Error::AgentNotRegistered(_) => ProblemCode::AgentNotRegistered,
             Error::AgentSuperseded { .. } => ProblemCode::AgentSuperseded,
             Error::ClaimSuperseded(_) => ProblemCode::ClaimSuperseded,

@@ -51,6 +51,9 @@ const EXPECTED: &[(&str, &str)] = &[
     ("claim_sessions", "AOG"),
     ("send_reports", "AOG"),
     ("send_inventory", "AOG"),
+    ("approve_agent", "AO"),
+    ("withdraw_approval", "AO"),
+    ("list_approvals", "AOV"),
     ("cordon_agent", "AO"),
     ("uncordon_agent", "AO"),
     ("drain_agent", "AO"),
@@ -120,6 +123,9 @@ async fn things(server: &TestServer, tenant: &str) -> Things {
         .call(ROOT, "PUT", &path, json!({"weight": 2}))
         .await
         .ok(200);
+    let path = format!("/v1/agents/{name}/approve");
+    let body = json!({"pool": pool});
+    server.call(ROOT, "POST", &path, body).await.ok(200);
     for path in [
         format!("/v1/pools/{pool}/drain"),
         format!("/v1/agents/{name}/drain"),
@@ -204,6 +210,7 @@ impl Things {
             "put_pool" => json!({"platform": "process"}),
             "patch_pool" => json!({"placement": "pack"}),
             "put_owner" => json!({"weight": 2}),
+            "approve_agent" => json!({"pool": self.pool}),
             "bulk_agents" => {
                 json!({"filter": {"pool": self.pool}, "action": "uncordon", "dry_run": true})
             }
@@ -350,6 +357,11 @@ async fn every_operation_with_every_role_and_a_foreign_tenant() {
 
 /// What was done to the tenant's things is such that the next caller finds them as they were.
 async fn again(world: &World, of: &Operation) {
+    if of.id == "withdraw_approval" {
+        let path = format!("/v1/agents/{}/approve", world.own.agent);
+        let body = json!({"pool": world.own.pool});
+        world.server.call(ROOT, "POST", &path, body).await.ok(200);
+    }
     if of.id == "delete_owner" {
         let path = format!("/v1/pools/{}/owners/alice", world.own.pool);
         world

@@ -5,6 +5,7 @@ mod support;
 mod access;
 mod access_matrix;
 mod adoption;
+mod approval;
 mod audit;
 mod brake;
 mod bulk;

@@ -8,6 +8,7 @@
 //! What this crate does not do: validate values (the service does) or talk to anything.
 
 mod agents;
+mod approvals;
 mod bulk;
 mod claims;
 mod commands;
@@ -33,6 +34,7 @@ mod tokens;
 mod words;
 
 pub use agents::*;
+pub use approvals::*;
 pub use bulk::*;
 pub use claims::*;
 pub use commands::*;

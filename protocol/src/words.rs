@@ -388,3 +388,13 @@ words! {
         Agent = "agent",
     }
 }
+
+words! {
+    /// Whether the agents of a pool may register at once.
+    Approval {
+        /// They may.
+        Auto = "auto",
+        /// Each when an operator has approved it.
+        Manual = "manual",
+    }
+}

@@ -30,6 +30,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(send_heartbeat))
         .routes(routes!(cordon_agent))
         .routes(routes!(uncordon_agent))
+        .merge(super::approvals::routes())
 }
 
 #[derive(Debug, serde::Deserialize, IntoParams)]
@@ -95,7 +96,8 @@ async fn get_agent(
 /// The same instance under a live lease keeps its incarnation, so a retried call is harmless.
 /// Otherwise this is a new incarnation, and older ones are fenced. `held` says what the process
 /// still drives; what is assigned to the name and not in it is released. With a token of role `enroll`
-/// the answer has the agent's own token, for all its other calls.
+/// the answer has the agent's own token, for all its other calls. In a pool whose `approval` is `manual` an
+/// agent that was not approved yet is told so, and asks again later.
 #[utoipa::path(put, path = "/agents/{agent}", tag = "agents", operation_id = "register_agent",
     params(("agent" = String, Path, description = "The agent's name: `[a-z0-9][a-z0-9._-]{0,127}`", example = "local-1")),
     request_body(content = Register, example = json!({"pool": "local", "resource_domain": "host-1", "capacity": 10,

@@ -6,6 +6,7 @@
 //!   capacity and labels: a retried PUT is harmless.
 //! - What a registration does not hold is released in its own transaction: nothing runs unwatched.
 
+mod approvals;
 mod filter;
 mod goodbye;
 pub mod http;
@@ -42,7 +43,7 @@ pub(crate) use store::{lock, lock_one, record};
 ///
 /// # Errors
 /// `PoolNotFound`, `AgentSuperseded`, `AgentHoldsSessions`, `ProtocolVersionUnsupported`,
-/// `Invalid`, `Forbidden`, `DatabaseUnavailable`.
+/// `Invalid`, `Forbidden`, `AgentNotApproved`, `DatabaseUnavailable`.
 pub async fn register(
     app: &Arc<App>,
     name: &str,
@@ -51,13 +52,18 @@ pub async fn register(
 ) -> Result<(bool, Registered)> {
     register::check(name, &body, &by)?;
     let (name, body) = (name.to_owned(), Arc::new(body));
-    let (created, registered, hints) = app
+    let asks = (body.pool.clone(), name.clone());
+    let registering = app
         .db
         .write("agents::register", move |conn| {
             let (name, body, by) = (name.clone(), Arc::clone(&body), by.clone());
             Box::pin(async move { register::register(conn, &name, &body, &by).await })
         })
-        .await?;
+        .await;
+    if let Err(Error::AgentNotApproved(..)) = &registering {
+        approvals::ask(app, asks).await?;
+    }
+    let (created, registered, hints) = registering?;
     app.hub.committed(hints);
     Ok((created, registered))
 }

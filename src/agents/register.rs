@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lessor_protocol::{
-    Actor, ActorType, DroppedSession, EndReason, HeldSession, PROTOCOL_VERSIONS, Register,
-    Registered, Role, tenant_of,
+    Actor, ActorType, Approval, DroppedSession, EndReason, HeldSession, PROTOCOL_VERSIONS,
+    Register, Registered, Role, tenant_of,
 };
 use uuid::Uuid;
 
 use super::row::AgentRow;
-use super::store;
+use super::{approvals, store};
 use crate::access::{self, Caller};
 use crate::error::{Error, Result};
 use crate::http::Checks;
@@ -70,6 +70,10 @@ pub async fn register(
         .resource_domain
         .clone()
         .unwrap_or_else(|| name.to_owned());
+    if rules.approval == Approval::Manual && !approvals::is_approved(conn, &body.pool, name).await?
+    {
+        return Err(Error::AgentNotApproved(name.to_owned(), body.pool.clone()));
+    }
     let before = store::lock_one(conn, name).await?;
     let same_run = before.as_ref().is_some_and(|row| {
         row.live

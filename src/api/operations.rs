@@ -111,6 +111,7 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
             ProtocolVersionUnsupported,
             PoolNotFound,
             AgentNotRegistered,
+            AgentNotApproved,
             AgentSuperseded,
             AgentHoldsSessions,
         ],
@@ -175,6 +176,22 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
             LeaseExpired,
         ],
     ),
+    (
+        "approve_agent",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            PoolNotFound,
+            AgentNotRegistered,
+        ],
+    ),
+    (
+        "withdraw_approval",
+        &[PoolNotFound, AgentNotRegistered, ValidationFailed],
+    ),
+    ("list_approvals", &[PoolNotFound, ValidationFailed]),
     ("list_leftovers", &[ValidationFailed]),
     (
         "cordon_agent",

@@ -7,8 +7,8 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Double, Nullable, Text};
 use diesel_async::RunQueryDsl;
 use lessor_protocol::{
-    AgentCounts, Brake, Labels, OnLost, Placement, Pool, PoolCounts, PoolSpec, SessionCounts,
-    SessionState, SlotCounts,
+    AgentCounts, Approval, Brake, Labels, OnLost, Placement, Pool, PoolCounts, PoolSpec,
+    SessionCounts, SessionState, SlotCounts,
 };
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +51,8 @@ pub struct PoolRow {
     pub brake_since: Option<DateTime<Utc>>,
     pub brake_silent_agents: Option<i64>,
     pub rebalance_min_gain: Option<i32>,
+    #[diesel(deserialize_as = Word<Approval>)]
+    pub approval: Approval,
 }
 
 impl PoolRow {
@@ -76,6 +78,7 @@ impl PoolRow {
             agent_retention_seconds: self.agent_retention_seconds,
             slots_per_agent: self.slots_per_agent,
             rebalance_min_gain: self.rebalance_min_gain,
+            approval: self.approval,
             labels: self.labels.clone(),
         }
     }
@@ -104,6 +107,7 @@ struct Settings {
     agent_retention_seconds: f64,
     slots_per_agent: i32,
     rebalance_min_gain: Option<i32>,
+    approval: &'static str,
     labels: LabelsColumn,
 }
 
@@ -129,6 +133,7 @@ impl Settings {
             agent_retention_seconds: spec.agent_retention_seconds,
             slots_per_agent: spec.slots_per_agent,
             rebalance_min_gain: spec.rebalance_min_gain,
+            approval: spec.approval.as_str(),
             labels: LabelsColumn(spec.labels.clone()),
         }
     }
@@ -412,6 +417,7 @@ fn into_pool(row: PoolRow, counted: Option<&Counts>) -> Pool {
         agent_retention_seconds: row.agent_retention_seconds,
         slots_per_agent: row.slots_per_agent,
         rebalance_min_gain: row.rebalance_min_gain,
+        approval: row.approval,
         labels: row.labels,
         version: row.version,
         created_at: row.created_at,

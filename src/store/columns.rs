@@ -38,6 +38,7 @@ words_in_columns!(
     protocol::MoveState,
     protocol::CommandStatus,
     protocol::Role,
+    protocol::Approval,
 );
 
 /// As [`Word`], for a column that may be null.

@@ -33,6 +33,7 @@ diesel::table! {
         brake_since -> Nullable<Timestamptz>,
         brake_silent_agents -> Nullable<BigInt>,
         rebalance_min_gain -> Nullable<Integer>,
+        approval -> Text,
     }
 }
 

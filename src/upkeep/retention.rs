@@ -33,6 +33,7 @@ pub async fn run(app: &Arc<App>) -> Result<bool> {
         include_str!("delete_rebalances.sql"),
         include_str!("delete_turns.sql"),
         include_str!("delete_tokens.sql"),
+        include_str!("delete_approvals.sql"),
     ] {
         let deleted: Deleted = app
             .db

@@ -208,7 +208,10 @@ impl<D: Driver> Agent<D> {
     }
 }
 
-/// A pool is sometimes created after its agents.
+/// A pool is sometimes created after its agents, and an approval comes when somebody gives it.
 fn may_come(error: &Error) -> bool {
-    error.code() == Some(ProblemCode::PoolNotFound)
+    matches!(
+        error.code(),
+        Some(ProblemCode::PoolNotFound | ProblemCode::AgentNotApproved)
+    )
 }
