@@ -1,6 +1,7 @@
 //! Every route of the service, and the document that describes them.
 
 mod document;
+mod gate;
 mod health;
 mod operations;
 mod tidy;
@@ -16,10 +17,9 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App;
 use crate::error::Error;
-use crate::http::AdminToken;
 use crate::{
-    agents, brake, bulk, claims, commands, drains, events, explain, http, inventory, migrate,
-    pools, rebalance, reports, scaling, sessions, shares, simulate,
+    access, agents, audit, brake, bulk, claims, commands, drains, events, explain, http, inventory,
+    migrate, pools, rebalance, reports, scaling, sessions, shares, simulate,
 };
 
 pub use document::{openapi, text};
@@ -27,8 +27,11 @@ pub use operations::{EVERYWHERE, PROBLEMS};
 
 /// The whole service as one router.
 pub fn router(app: &Arc<App>) -> Router {
-    let (v1, _) = v1(Some(app)).split_for_parts();
-    let v1 = AdminToken::new(app.admin_token.as_ref()).protect(v1);
+    let (v1, mounted) = v1(Some(app)).split_for_parts();
+    // Before any route of it. Paths that it does not have are 404 with and without a token: there is
+    // nothing behind them to protect.
+    let gate = gate::Gate::new(app, &mounted);
+    let v1 = v1.layer(middleware::from_fn_with_state(gate, gate::pass));
     let router = Router::new()
         .nest("/v1", v1)
         .merge(health::routes())
@@ -42,6 +45,7 @@ pub fn router(app: &Arc<App>) -> Router {
 fn v1(app: Option<&Arc<App>>) -> OpenApiRouter<Arc<App>> {
     let writing = OpenApiRouter::new()
         .merge(health::version_routes())
+        .merge(access::http::routes())
         .merge(pools::http::routes())
         .merge(shares::http::routes())
         .merge(brake::http::routes())
@@ -56,6 +60,7 @@ fn v1(app: Option<&Arc<App>>) -> OpenApiRouter<Arc<App>> {
         .merge(sessions::http::routes())
         .merge(migrate::http::routes());
     let waiting = OpenApiRouter::new()
+        .merge(audit::http::routes())
         .merge(claims::http::routes())
         .merge(drains::http::waiting_routes())
         .merge(explain::http::waiting_routes())

@@ -9,6 +9,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
+use crate::access::Access;
+use crate::audit::Audit;
 use crate::claims::Dispatchers;
 use crate::error::{Error, Result};
 use crate::events::{self, Tail};
@@ -27,8 +29,12 @@ pub struct Settings {
     pub database_url: String,
     /// Where to LISTEN.
     pub listen_url: String,
-    /// The token that every call must carry, if any.
+    /// A token that allows everything, if any.
     pub admin_token: Option<SecretString>,
+    /// Whether nobody is asked for a token.
+    pub open: bool,
+    /// For how long the audit is kept.
+    pub audit_retention: Duration,
     /// How many polls may be parked.
     pub max_waiters: usize,
     /// How many streams of events may be open.
@@ -49,6 +55,8 @@ impl Settings {
             database_url: url.to_owned(),
             listen_url: url.to_owned(),
             admin_token: None,
+            open: true,
+            audit_retention: Duration::from_secs(365 * 86_400),
             max_waiters: 20_000,
             max_event_streams: 10_000,
             event_retention: Duration::from_secs(30 * 86_400),
@@ -80,8 +88,12 @@ pub struct App {
     pub event_retention: Duration,
     /// What `/metrics` shows.
     pub metrics: PrometheusHandle,
-    /// The token, if one is needed.
-    pub admin_token: Option<SecretString>,
+    /// Who may call.
+    pub access: Access,
+    /// Where it is written down who changes what.
+    pub audit: Audit,
+    /// For how long that is kept.
+    pub audit_retention: Duration,
     /// Cancelled when the service is about to stop: `/readyz` fails, and it serves on as usual.
     pub leaving: CancellationToken,
     /// Cancelled when the service begins to stop: parked polls end, new ones are refused.
@@ -111,6 +123,8 @@ impl App {
         let (reporting, taking) = Reporting::new();
         let (activities, activity_worker) = Activities::new();
         let (creating, creating_worker) = CreatingWorker::new();
+        let (access, access_watch) = Access::new(settings.admin_token.as_ref(), settings.open);
+        let (audit, audit_writers) = Audit::new();
         let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
         let background = TaskTracker::new();
         let dispatchers = Dispatchers::new(settings.max_waiters, background.clone(), stop.clone());
@@ -125,7 +139,9 @@ impl App {
             tail: Tail::new(settings.max_event_streams),
             event_retention: settings.event_retention,
             metrics,
-            admin_token: settings.admin_token,
+            access,
+            audit,
+            audit_retention: settings.audit_retention,
             leaving: CancellationToken::new(),
             stop,
             writes: TaskTracker::new(),
@@ -135,7 +151,9 @@ impl App {
         background.spawn(workers.run(db.clone(), halt.clone()));
         background.spawn(taking.run(db.clone(), hub.clone(), halt.clone()));
         background.spawn(activity_worker.run(db.clone(), halt.clone()));
-        background.spawn(creating_worker.run(db, hub.clone(), halt.clone()));
+        background.spawn(creating_worker.run(db.clone(), hub.clone(), halt.clone()));
+        background.spawn(audit_writers.run(db.clone(), halt.clone()));
+        background.spawn(access_watch.run(db, halt.clone()));
         background.spawn(wakeups::carry(
             settings.listen_url,
             hub,
@@ -206,6 +224,7 @@ fn count_from_zero() {
         metrics::counter!("lessor_reports_total", "outcome" => outcome.as_str()).absolute(0);
     }
     metrics::counter!("lessor_activity_failures_total").absolute(0);
+    metrics::counter!("lessor_audit_unfinished_total").absolute(0);
     metrics::counter!("lessor_events_sequenced_total").absolute(0);
     metrics::gauge!("lessor_event_streams").increment(0.0);
     for limit in crate::limits::Limit::ALL {

@@ -4,7 +4,7 @@
 //! [`SecretString`]s, so they show in no `Debug` output and no `--help`; give them by environment,
 //! since a command line can be read by every user of the machine.
 //!
-//! Invariant: what passed validation is safe to serve: without an admin token nobody outside this
+//! Invariant: what passed validation is safe to serve: where nobody is asked for a token, nobody outside this
 //! machine can connect.
 //!
 //! What it does not do: look at files or the network; a setting can be well-formed and still lead
@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use clap::{Args as _, Command};
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::access::AccessMode;
 use crate::telemetry::LogFormat;
 
 /// Every setting of the service.
@@ -43,9 +44,17 @@ pub struct Config {
     #[arg(long, env = "LESSOR_PG_BIN_DIR", value_name = "FOLDER")]
     pub pg_bin_dir: Option<PathBuf>,
 
-    /// The token that every call under /v1 must carry; may be left out on a loopback address only
+    /// A token that allows everything, for the first steps and as a way back in
     #[arg(long, env = "LESSOR_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = secret)]
     pub admin_token: Option<SecretString>,
+
+    /// Who is let in: everybody as an administrator (open), or who has a token (tokens) [default: tokens with an admin token, else open on a loopback address]
+    #[arg(long, env = "LESSOR_ACCESS", value_name = "ACCESS", value_enum)]
+    pub access: Option<AccessMode>,
+
+    /// For how many days the audit is kept
+    #[arg(long, env = "LESSOR_AUDIT_RETENTION_DAYS", value_name = "DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub audit_retention_days: u32,
 
     /// How many polls may be parked on this server
     #[arg(
@@ -104,11 +113,17 @@ pub struct Config {
 pub enum ConfigError {
     /// Anybody who reaches the address could do anything.
     #[error(
-        "LESSOR_LISTEN is {0}, which other machines can reach, and there is no LESSOR_ADMIN_TOKEN, so anybody who \
-         reaches it could create and end sessions. Set LESSOR_ADMIN_TOKEN to a long random word (`openssl rand -hex \
-         32` makes one), or listen on a loopback address such as 127.0.0.1:8080."
+        "LESSOR_LISTEN is {0}, which other machines can reach, and access is open, so anybody who reaches it could \
+         create and end sessions. Set LESSOR_ADMIN_TOKEN to a long random word (`openssl rand -hex 32` makes one), or \
+         LESSOR_ACCESS=tokens (`lessor token create` makes the first one), or listen on a loopback address such as \
+         127.0.0.1:8080."
     )]
     OpenToTheNetwork(SocketAddr),
+    /// A token that is not asked for protects nothing.
+    #[error(
+        "LESSOR_ACCESS is open, so LESSOR_ADMIN_TOKEN would never be asked for. Unset one of them."
+    )]
+    OpenWithToken,
     /// It is there and says nothing, which may mean the wrong thing.
     #[error("{0} is set but empty. Give it a value, or unset it.")]
     Empty(&'static str),
@@ -149,8 +164,11 @@ impl Config {
             }
         }
         match &self.admin_token {
-            None if !self.listen.ip().to_canonical().is_loopback() => {
+            None if self.is_open() && !self.listen.ip().to_canonical().is_loopback() => {
                 return Err(ConfigError::OpenToTheNetwork(self.listen));
+            }
+            Some(_) if self.access == Some(AccessMode::Open) => {
+                return Err(ConfigError::OpenWithToken);
             }
             Some(token)
                 if !token
@@ -169,6 +187,15 @@ impl Config {
             self.data_dir()?;
         }
         Ok(self)
+    }
+
+    /// Whether everybody is let in as an administrator.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        match self.access {
+            Some(mode) => mode == AccessMode::Open,
+            None => self.admin_token.is_none(),
+        }
     }
 
     /// The folder of the private PostgreSQL, by the XDG base directory specification.
@@ -309,6 +336,8 @@ mod tests {
                 "{error}"
             );
             assert!(config(&["--listen", open, "--admin-token", "s3cret"]).is_ok());
+            assert!(config(&["--listen", open, "--access", "tokens"]).is_ok());
+            assert!(config(&["--listen", open, "--access", "open"]).is_err());
         }
         assert_eq!(
             config(&["--admin-token", ""]).expect_err("empty"),
@@ -317,6 +346,19 @@ mod tests {
         assert_eq!(
             config(&["--admin-token", "a b"]).expect_err("space"),
             ConfigError::UnsendableToken
+        );
+    }
+
+    #[test]
+    fn who_is_let_in() {
+        let is_open = |arguments: &[&str]| config(arguments).map(|config| config.is_open());
+        assert_eq!(is_open(&[]), Ok(true));
+        assert_eq!(is_open(&["--access", "open"]), Ok(true));
+        assert_eq!(is_open(&["--access", "tokens"]), Ok(false));
+        assert_eq!(is_open(&["--admin-token", "s3cret"]), Ok(false));
+        assert_eq!(
+            is_open(&["--access", "open", "--admin-token", "s3cret"]),
+            Err(ConfigError::OpenWithToken)
         );
     }
 
@@ -387,7 +429,7 @@ mod tests {
     #[test]
     fn the_reference_lists_every_option() {
         let reference = reference();
-        assert_eq!(reference.lines().count(), 2 + 15, "{reference}");
+        assert_eq!(reference.lines().count(), 2 + 17, "{reference}");
         assert!(
             reference.contains(
                 "| `LESSOR_LISTEN` | `--listen` | `127.0.0.1:8080` | The address to serve on |"

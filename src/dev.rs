@@ -42,6 +42,11 @@ pub async fn run(config: Config) -> Result<(), Fatal> {
     let program = agent_program()?;
     let data_dir = config.data_dir()?;
     let token = config.admin_token.clone();
+    if token.is_none() && !config.is_open() {
+        return Err(
+            "dev gives its agents LESSOR_ADMIN_TOKEN; with LESSOR_ACCESS=tokens, set it".into(),
+        );
+    }
     let prepared = serve::prepare(config).await?;
     // Before the first request is answered: whoever asks finds the pool there.
     let pool = make_pool(&prepared.app).await;

@@ -30,6 +30,9 @@ pub enum Error {
     /// No agent has this name.
     #[error("agent `{0}` is not registered")]
     AgentNotRegistered(String),
+    /// The agent waits for approval: its name, and its pool's.
+    #[error("agent `{0}` waits for an operator's approval to be in pool `{1}`")]
+    AgentNotApproved(String, String),
     /// A newer run of the agent has registered.
     #[error("agent `{agent}` is at incarnation {current}, and this call came from {given}")]
     AgentSuperseded {
@@ -82,6 +85,12 @@ pub enum Error {
     /// Its share of a pool has not been set.
     #[error("the share of {0} has not been set")]
     NoShare(String),
+    /// There is no such token, or it is not this caller's to see.
+    #[error("there is no token `{0}`")]
+    NoToken(String),
+    /// The caller may not do this.
+    #[error("{0}")]
+    Forbidden(String),
     /// The resource has changed since.
     #[error("the resource is at version {0}")]
     VersionMismatch(i64),
@@ -182,6 +191,7 @@ impl From<Error> for Problem {
             Error::PoolNotFound(_) => ProblemCode::PoolNotFound,
             Error::SessionNotFound(_) => ProblemCode::SessionNotFound,
             Error::CommandNotFound(_) => ProblemCode::CommandNotFound,
+            Error::AgentNotApproved(..) => ProblemCode::AgentNotApproved,
             Error::AgentNotRegistered(_) => ProblemCode::AgentNotRegistered,
             Error::AgentSuperseded { .. } => ProblemCode::AgentSuperseded,
             Error::ClaimSuperseded(_) => ProblemCode::ClaimSuperseded,
@@ -195,7 +205,10 @@ impl From<Error> for Problem {
             Error::NameTaken(_) => ProblemCode::NameTaken,
             Error::AgentLive(_) => ProblemCode::AgentLive,
             Error::DrainInProgress(_) => ProblemCode::DrainInProgress,
-            Error::NoDrain(_) | Error::NoRebalance(_) | Error::NoShare(_) => ProblemCode::NotFound,
+            Error::NoDrain(_) | Error::NoRebalance(_) | Error::NoShare(_) | Error::NoToken(_) => {
+                ProblemCode::NotFound
+            }
+            Error::Forbidden(_) => ProblemCode::Forbidden,
             Error::VersionMismatch(_) => ProblemCode::VersionMismatch,
             Error::IdempotencyKeyReused => ProblemCode::IdempotencyKeyReused,
             Error::ProtocolVersionUnsupported(..) => ProblemCode::ProtocolVersionUnsupported,

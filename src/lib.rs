@@ -7,12 +7,14 @@
 //! (`migrate`); all of it leaves history (`events`). `explain` says why a session waits and `simulate` what
 //! the loss of agents would do; `bulk` does to many what is done to one; `brake` holds what cannot be
 //! undone, `limits` ends what nobody uses, `scaling` says how many agents are needed, `import` brings
-//! sessions in from another control plane. `upkeep` does what happens by itself, `wakeups` says who should
+//! sessions in from another control plane. `access` says who may do what, `audit` who did. `upkeep` does what happens by itself, `wakeups` says who should
 //! look. `store` is the database and no feature, `http` the web and no feature.
 
+pub mod access;
 pub mod agents;
 pub mod api;
 pub mod app;
+pub mod audit;
 pub mod brake;
 pub mod bulk;
 pub mod claims;

@@ -8,7 +8,7 @@ use lessor::import;
 use lessor::postgres::{GuardArgs, run_guarded_child};
 use lessor::serve::{self, Fatal};
 use lessor::store::{self, migrate};
-use lessor::{api, dev, leases, telemetry};
+use lessor::{access, api, dev, leases, telemetry};
 use secrecy::ExposeSecret as _;
 
 // Tens of thousands of parked polls are small allocations that live for a minute.
@@ -37,6 +37,8 @@ enum Command {
     RestoreFence(#[command(flatten)] Config),
     /// Bring sessions in from another control plane
     Import(#[command(flatten)] import::cli::Import),
+    /// Create, list, revoke and rotate the tokens of DATABASE_URL
+    Token(#[command(flatten)] access::cli::Tokens),
     /// Print the OpenAPI document
     Openapi,
     /// Print every option as a table
@@ -110,6 +112,10 @@ async fn run(command: Command) -> Result<(), Fatal> {
             restore_fence(url.expose_secret())
                 .await
                 .map_err(|error| error.to_string().into())
+        }
+        Command::Token(tokens) => {
+            print!("{}", access::cli::run(tokens).await?);
+            Ok(())
         }
         Command::Openapi => {
             print!("{}", api::text());

@@ -12,6 +12,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
 
+use crate::access;
 use crate::app::{App, Settings};
 use crate::config::Config;
 use crate::postgres::{Options, PrivatePostgres};
@@ -95,12 +96,17 @@ pub async fn prepare(config: Config) -> Result<Prepared, Fatal> {
         database_url: url.clone(),
         listen_url,
         admin_token: config.admin_token.clone(),
+        open: config.is_open(),
+        audit_retention: Duration::from_secs(u64::from(config.audit_retention_days) * 86_400),
         max_waiters: config.max_waiters as usize,
         max_event_streams: config.max_event_streams as usize,
         event_retention: Duration::from_secs(u64::from(config.event_retention_days) * 86_400),
         db_connections: config.db_connections as usize,
         heartbeat_db_connections: config.heartbeat_db_connections as usize,
     })?;
+    if config.is_open() {
+        warn_of_tokens(&app).await;
+    }
     tracing::info!(
         database = store::describe(&url),
         version = env!("CARGO_PKG_VERSION"),
@@ -125,12 +131,26 @@ pub async fn prepare(config: Config) -> Result<Prepared, Fatal> {
     })
 }
 
+/// Whoever made tokens may think that they are asked for.
+async fn warn_of_tokens(app: &App) {
+    let everything = access::Keeper::everything("start");
+    if let Ok(tokens) = access::list(&app.db, &everything, None, 1).await
+        && !tokens.is_empty()
+    {
+        tracing::warn!(
+            "access is open: everybody is an administrator, although there are tokens; set LESSOR_ACCESS=tokens to ask \
+             for them"
+        );
+    }
+}
+
 impl Prepared {
     /// Answers from now on.
     #[must_use]
     pub fn serve(self) -> Running {
         let router = crate::api::router(&self.app);
         let stopping = self.app.stop.clone();
+        let router = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
         let server = axum::serve(self.listener, router)
             .with_graceful_shutdown(async move { stopping.cancelled().await });
         tracing::info!(address = %self.address, "serving");

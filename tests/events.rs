@@ -1135,7 +1135,7 @@ async fn steps_read_from_an_index_however_much_there_is() {
                     .replace("$2", "10050")
                     .replace("$6", "false");
                 let text = text
-                    .replace("$3", "'p'")
+                    .replace("$3", "'{p,acme~}'")
                     .replace("$4", "NULL")
                     .replace("$5", "NULL");
                 let text = text.replace("$7", kinds).replace("$8", kinds);

@@ -2,7 +2,11 @@
 
 mod support;
 
+mod access;
+mod access_matrix;
 mod adoption;
+mod approval;
+mod audit;
 mod brake;
 mod bulk;
 mod claiming;

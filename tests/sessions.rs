@@ -15,7 +15,7 @@ use crate::support::{TestAgent, TestServer, report};
 const POOL: &str = "name platform region lease_ttl_seconds accept_timeout_seconds placement on_lost \
     adopt_timeout_seconds max_attempts attempt_reset_seconds backoff_initial_seconds backoff_max_seconds \
     start_timeout_seconds terminate_timeout_seconds inventory_every_seconds quarantine_seconds \
-    keep_ended_seconds agent_retention_seconds slots_per_agent rebalance_min_gain labels version created_at updated_at \
+    keep_ended_seconds agent_retention_seconds slots_per_agent rebalance_min_gain approval labels version created_at updated_at \
     oldest_waiting_seconds counts brake";
 const AGENT: &str = "name pool resource_domain capacity held_sessions free_slots labels agent_version \
     protocol_version instance incarnation availability scheduling cordon lease_expires_in_seconds \
@@ -26,7 +26,7 @@ const SESSION: &str = "id name pool platform region owner labels priority spec d
     start_timeout_seconds terminate_timeout_seconds idle_timeout_seconds idle_action max_duration_seconds \
     grace_seconds delete_data failure termination_reason last_activity_at created_at updated_at started_at \
     ended_at version";
-const REGISTERED: &str = "agent incarnation lease protocol_version keep drop released";
+const REGISTERED: &str = "agent incarnation lease protocol_version keep drop released token";
 const LEASE: &str = "ttl_seconds renew_after_seconds self_fence_after_seconds";
 const CLAIMED: &str =
     "assignments commands results command_results lost lease scheduling inventory_wanted";

@@ -113,15 +113,7 @@ impl Client {
         if !matches!(base.scheme(), "http" | "https") || base.host().is_none() {
             return Err(address("it must begin with http:// or https://".to_owned()));
         }
-        let token = match token {
-            None => None,
-            Some(token) => {
-                let mut value = header::HeaderValue::from_str(&format!("Bearer {token}"))
-                    .map_err(|_| address("the token has characters no header may have".into()))?;
-                value.set_sensitive(true);
-                Some(Arc::new(value))
-            }
-        };
+        let token = token.map(|token| bearer(base_url, token)).transpose()?;
         install_tls_provider();
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("lessor-client/", env!("CARGO_PKG_VERSION")))
@@ -141,6 +133,17 @@ impl Client {
             http: builder.build()?,
             base: Arc::new(base),
             token,
+        })
+    }
+
+    /// The same client with another token; they share their connections.
+    ///
+    /// # Errors
+    /// `Address` when the token cannot be a header.
+    pub fn with_token(&self, token: &str) -> Result<Self, Error> {
+        Ok(Self {
+            token: Some(bearer(self.base.as_str(), token)?),
+            ..self.clone()
         })
     }
 
@@ -232,6 +235,16 @@ impl Client {
         }
         url
     }
+}
+
+fn bearer(url: &str, token: &str) -> Result<Arc<header::HeaderValue>, Error> {
+    let mut value =
+        header::HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| Error::Address {
+            url: url.to_owned(),
+            reason: "the token has characters no header may have".to_owned(),
+        })?;
+    value.set_sensitive(true);
+    Ok(Arc::new(value))
 }
 
 fn refusal(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Error {

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Availability, Labels, Scheduling};
+use crate::{Availability, Labels, Scheduling, Secret};
 
 /// An agent as the service sees it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -137,6 +137,11 @@ pub struct Registered {
     pub drop: Vec<DroppedSession>,
     /// Sessions that were assigned to its name, which it did not list: others can claim them now.
     pub released: Vec<Uuid>,
+    /// The agent's own token, where a token with role `enroll` registered it: for all its other calls.
+    /// It is shown here only; the one before works for another minute.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub token: Option<Secret>,
 }
 
 /// A session that an agent must stop acting on, and why.

@@ -8,6 +8,7 @@
 //! What this crate does not do: validate values (the service does) or talk to anything.
 
 mod agents;
+mod approvals;
 mod bulk;
 mod claims;
 mod commands;
@@ -23,13 +24,17 @@ mod problem;
 mod rebalance;
 mod reports;
 mod scaling;
+mod secret;
 mod service;
 mod sessions;
 mod shares;
 mod simulate;
+mod tenants;
+mod tokens;
 mod words;
 
 pub use agents::*;
+pub use approvals::*;
 pub use bulk::*;
 pub use claims::*;
 pub use commands::*;
@@ -44,10 +49,13 @@ pub use problem::*;
 pub use rebalance::*;
 pub use reports::*;
 pub use scaling::*;
+pub use secret::*;
 pub use service::*;
 pub use sessions::*;
 pub use shares::*;
 pub use simulate::*;
+pub use tenants::*;
+pub use tokens::*;
 pub use words::*;
 
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{Labels, OnLost, Placement};
+use crate::{Approval, Labels, OnLost, Placement};
 
 /// A pool as it is wanted: the body of PUT, and what a PATCH is merged into.
 ///
@@ -87,13 +87,17 @@ pub struct PoolSpec {
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(minimum = 2, maximum = 1000000))]
     pub rebalance_min_gain: Option<i32>,
+    /// Whether its agents may register at once, or each when it was approved. It does not end what is
+    /// registered.
+    #[serde(default = "defaults::approval")]
+    pub approval: Approval,
     /// Labels for people and filters.
     #[serde(default)]
     pub labels: Labels,
 }
 
 mod defaults {
-    use crate::{OnLost, Placement};
+    use crate::{Approval, OnLost, Placement};
     macro_rules! defaults {
         ($($name:ident: $type:ty = $value:expr),+ $(,)?) => { $(pub(super) fn $name() -> $type { $value })+ };
     }
@@ -114,6 +118,7 @@ mod defaults {
         keep_ended_seconds: f64 = 604_800.0,
         agent_retention_seconds: f64 = 86_400.0,
         slots_per_agent: i32 = 10,
+        approval: Approval = Approval::Auto,
     }
 }
 
@@ -141,6 +146,7 @@ impl PoolSpec {
             agent_retention_seconds: defaults::agent_retention_seconds(),
             slots_per_agent: defaults::slots_per_agent(),
             rebalance_min_gain: None,
+            approval: defaults::approval(),
             labels: Labels::new(),
         }
     }
@@ -191,6 +197,8 @@ pub struct Pool {
     pub slots_per_agent: i32,
     /// From which difference on it rebalances by itself; null: only when asked to.
     pub rebalance_min_gain: Option<i32>,
+    /// Whether its agents may register at once, or each when it was approved.
+    pub approval: Approval,
     /// Labels for people and filters.
     pub labels: Labels,
     /// Rises with every change of the pool's settings.

@@ -74,6 +74,8 @@ problems! {
     Unauthenticated = "unauthenticated", 401, "A valid token is needed";
     /// The token does not allow it.
     Forbidden = "forbidden", 403, "The token does not allow this";
+    /// The agent waits for an operator's approval.
+    AgentNotApproved = "agent_not_approved", 403, "The agent is not approved";
     /// There is no such pool.
     PoolNotFound = "pool_not_found", 404, "There is no such pool";
     /// There is no such session.

@@ -370,3 +370,31 @@ words! {
         Token = "token",
     }
 }
+
+words! {
+    /// What a token allows.
+    Role {
+        /// Everything.
+        Admin = "admin",
+        /// Everything but tokens.
+        Operator = "operator",
+        /// To read everything but tokens and the audit.
+        Viewer = "viewer",
+        /// To create sessions of one owner, and to see and change those.
+        User = "user",
+        /// To register agents in its pools, each of which gets a token of its own.
+        Enroll = "enroll",
+        /// To be one agent in one pool.
+        Agent = "agent",
+    }
+}
+
+words! {
+    /// Whether the agents of a pool may register at once.
+    Approval {
+        /// They may.
+        Auto = "auto",
+        /// Each when an operator has approved it.
+        Manual = "manual",
+    }
+}

@@ -4,6 +4,7 @@ use diesel::pg::Pg;
 use diesel::prelude::*;
 use lessor_protocol::{Availability, Labels, Scheduling};
 
+use crate::access::Reach;
 use crate::store::LabelsColumn;
 use crate::store::schema::agents;
 
@@ -16,6 +17,8 @@ pub struct AgentFilter {
     pub scheduling: Option<Scheduling>,
     pub resource_domain: Option<String>,
     pub labels: Labels,
+    /// Only what this reaches.
+    pub reach: Reach,
 }
 
 /// A query on agents that is being put together; `ST` is what it selects.
@@ -25,6 +28,14 @@ impl AgentFilter {
     /// The query, of those agents only that the filter matches.
     pub(super) fn narrow<ST: 'static>(self, mut query: Query<ST>) -> Query<ST> {
         use agents::dsl;
+        query = match self.reach {
+            Reach::Everything => query,
+            Reach::NoTenant => query.filter(dsl::pool.not_like("%~%")),
+            Reach::Tenant(tenant) => {
+                let (from, to) = Reach::range(&tenant);
+                query.filter(dsl::pool.ge(from).and(dsl::pool.lt(to)))
+            }
+        };
         if let Some(pool) = self.pool {
             query = query.filter(dsl::pool.eq(pool));
         }

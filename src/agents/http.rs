@@ -6,16 +6,18 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use lessor_protocol::{
-    Agent, Availability, CordonRequest, Heartbeat, Page, Register, Registered, Renewed, Scheduling,
+    Agent, Availability, CordonRequest, Heartbeat, Page, ProblemCode, Register, Registered,
+    Renewed, Role, Scheduling,
 };
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::list::Position;
+use crate::access::Caller;
 use crate::app::App;
 use crate::http::{
-    Caller, Checks, Format, Item, Json, Listing, OptionalJson, Paging, Path, Query, label_filter,
+    Checks, Format, Item, Json, Listing, OptionalJson, Paging, Path, Query, label_filter,
 };
 use crate::limits;
 use crate::problem::Problem;
@@ -28,6 +30,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(send_heartbeat))
         .routes(routes!(cordon_agent))
         .routes(routes!(uncordon_agent))
+        .merge(super::approvals::routes())
 }
 
 #[derive(Debug, serde::Deserialize, IntoParams)]
@@ -59,6 +62,7 @@ struct ListQuery {
     responses((status = 200, description = "A page of agents", body = Page<Agent>)))]
 async fn list_agents(
     State(app): State<Arc<App>>,
+    caller: Caller,
     format: Format,
     Query(query): Query<ListQuery>,
 ) -> Result<Response, Problem> {
@@ -69,6 +73,7 @@ async fn list_agents(
         scheduling: query.scheduling,
         resource_domain: query.resource_domain,
         labels: label_filter(&query.label)?,
+        reach: caller.scope().reach,
     };
     let rows = super::list(&app, filter, paging.after::<Position>()?, paging.fetch()).await?;
     Ok(Listing::new(format, paging.page(rows, Position::of)).into_response())
@@ -90,7 +95,9 @@ async fn get_agent(
 ///
 /// The same instance under a live lease keeps its incarnation, so a retried call is harmless.
 /// Otherwise this is a new incarnation, and older ones are fenced. `held` says what the process
-/// still drives; what is assigned to the name and not in it is released.
+/// still drives; what is assigned to the name and not in it is released. With a token of role `enroll`
+/// the answer has the agent's own token, for all its other calls. In a pool whose `approval` is `manual` an
+/// agent that was not approved yet is told so, and asks again later.
 #[utoipa::path(put, path = "/agents/{agent}", tag = "agents", operation_id = "register_agent",
     params(("agent" = String, Path, description = "The agent's name: `[a-z0-9][a-z0-9._-]{0,127}`", example = "local-1")),
     request_body(content = Register, example = json!({"pool": "local", "resource_domain": "host-1", "capacity": 10,
@@ -99,10 +106,11 @@ async fn get_agent(
         (status = 201, description = "A new name", body = Registered)))]
 async fn register_agent(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(agent): Path<String>,
     Json(body): Json<Register>,
 ) -> Result<Response, Problem> {
-    let (created, registered) = super::register(&app, &agent, body).await?;
+    let (created, registered) = super::register(&app, &agent, body, caller).await?;
     let status = if created {
         StatusCode::CREATED
     } else {
@@ -134,6 +142,10 @@ async fn deregister_agent(
     Path(agent): Path<String>,
     Query(query): Query<GoodbyeQuery>,
 ) -> Result<StatusCode, Problem> {
+    if caller.grant.role == Role::Agent && query.incarnation.is_none() {
+        let why = "An agent says goodbye with its incarnation; removing one is an operator's";
+        return Err(Problem::new(ProblemCode::Forbidden, why));
+    }
     super::deregister(&app, &agent, query.incarnation, query.force, caller.into()).await?;
     Ok(StatusCode::NO_CONTENT)
 }

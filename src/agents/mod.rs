@@ -6,6 +6,7 @@
 //!   capacity and labels: a retried PUT is harmless.
 //! - What a registration does not hold is released in its own transaction: nothing runs unwatched.
 
+mod approvals;
 mod filter;
 mod goodbye;
 pub mod http;
@@ -23,6 +24,7 @@ use lessor_protocol::{
     Activity, Actor, Agent, HeldSession, Register, Registered, Renewed, Scheduling,
 };
 
+use crate::access::Caller;
 use crate::app::App;
 use crate::drains;
 use crate::error::{Error, Result};
@@ -41,17 +43,27 @@ pub(crate) use store::{lock, lock_one, record};
 ///
 /// # Errors
 /// `PoolNotFound`, `AgentSuperseded`, `AgentHoldsSessions`, `ProtocolVersionUnsupported`,
-/// `Invalid`, `DatabaseUnavailable`.
-pub async fn register(app: &Arc<App>, name: &str, body: Register) -> Result<(bool, Registered)> {
-    register::check(name, &body)?;
+/// `Invalid`, `Forbidden`, `AgentNotApproved`, `DatabaseUnavailable`.
+pub async fn register(
+    app: &Arc<App>,
+    name: &str,
+    body: Register,
+    by: Caller,
+) -> Result<(bool, Registered)> {
+    register::check(name, &body, &by)?;
     let (name, body) = (name.to_owned(), Arc::new(body));
-    let (created, registered, hints) = app
+    let asks = (body.pool.clone(), name.clone());
+    let registering = app
         .db
         .write("agents::register", move |conn| {
-            let (name, body) = (name.clone(), Arc::clone(&body));
-            Box::pin(async move { register::register(conn, &name, &body).await })
+            let (name, body, by) = (name.clone(), Arc::clone(&body), by.clone());
+            Box::pin(async move { register::register(conn, &name, &body, &by).await })
         })
-        .await?;
+        .await;
+    if let Err(Error::AgentNotApproved(..)) = &registering {
+        approvals::ask(app, asks).await?;
+    }
+    let (created, registered, hints) = registering?;
     app.hub.committed(hints);
     Ok((created, registered))
 }

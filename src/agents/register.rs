@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lessor_protocol::{
-    Actor, ActorType, DroppedSession, EndReason, HeldSession, PROTOCOL_VERSIONS, Register,
-    Registered,
+    Actor, ActorType, Approval, DroppedSession, EndReason, HeldSession, PROTOCOL_VERSIONS,
+    Register, Registered, Role, tenant_of,
 };
 use uuid::Uuid;
 
 use super::row::AgentRow;
-use super::store;
+use super::{approvals, store};
+use crate::access::{self, Caller};
 use crate::error::{Error, Result};
 use crate::http::Checks;
 use crate::sessions::{self, Context, Draft, SessionRow};
@@ -20,11 +21,13 @@ use crate::{leases, pools};
 /// The most sessions that one call says it holds, or has dropped.
 pub(super) const MAX_HELD: usize = 10_000;
 
-pub fn check(name: &str, body: &Register) -> Result<()> {
+pub fn check(name: &str, body: &Register, by: &Caller) -> Result<()> {
     let mut checks = Checks::new();
-    checks.name("agent", name).name("/pool", &body.pool);
+    checks
+        .qualified("agent", name)
+        .qualified("/pool", &body.pool);
     if let Some(domain) = &body.resource_domain {
-        checks.name("/resource_domain", domain);
+        checks.qualified("/resource_domain", domain);
     }
     checks
         .range_i32("/capacity", body.capacity, 0, 1_000_000)
@@ -39,7 +42,11 @@ pub fn check(name: &str, body: &Register) -> Result<()> {
             checks.text("/instance/host", host, 256);
         }
     }
+    if tenant_of(name) != tenant_of(&body.pool) {
+        checks.refuse("agent", "must begin with its pool's tenant, or with none");
+    }
     checks.finish().map_err(pools::from_problem)?;
+    by.must_see_pool(&body.pool)?;
     match body.protocol_version {
         Some(version) if !PROTOCOL_VERSIONS.contains(&version) => {
             let spoken: Vec<String> = PROTOCOL_VERSIONS.iter().map(ToString::to_string).collect();
@@ -56,12 +63,17 @@ pub async fn register(
     conn: &mut Conn,
     name: &str,
     body: &Register,
+    by: &Caller,
 ) -> Result<(bool, Registered, Hints)> {
     let rules = pools::rules(conn, &body.pool).await?;
     let domain = body
         .resource_domain
         .clone()
         .unwrap_or_else(|| name.to_owned());
+    if rules.approval == Approval::Manual && !approvals::is_approved(conn, &body.pool, name).await?
+    {
+        return Err(Error::AgentNotApproved(name.to_owned(), body.pool.clone()));
+    }
     let before = store::lock_one(conn, name).await?;
     let same_run = before.as_ref().is_some_and(|row| {
         row.live
@@ -69,6 +81,12 @@ pub async fn register(
             && row.instance_id == body.instance.as_ref().map(|i| i.id.clone())
     });
     if let Some(row) = &before {
+        // Who registers in one pool takes no agent out of another.
+        if !by.grant.sees_pool(&row.pool) {
+            return Err(Error::Forbidden(format!(
+                "agent `{name}` is of a pool that this token is not for"
+            )));
+        }
         refuse_superseded(conn, row, body, same_run).await?;
         if row.pool != body.pool || row.resource_domain != domain {
             let held = store::held(conn, name).await?;
@@ -112,6 +130,10 @@ pub async fn register(
     let mut drafts = Vec::new();
     let mut found = BTreeSet::new();
     for row in sessions::lock(conn, &ids).await? {
+        // Another tenant's is as one that is not there.
+        if tenant_of(&row.agent_pool) != tenant_of(&agent.pool) {
+            continue;
+        }
         found.insert(row.id);
         let assigned_here = row.assigned_agent_id.as_deref() == Some(name);
         let mut draft = Draft::of(row);
@@ -169,6 +191,10 @@ pub async fn register(
     }
     // An older run of it may be parked somewhere and is to learn that it was superseded.
     hints.pool(&body.pool).agents.insert(name.to_owned());
+    let token = match by.grant.role {
+        Role::Enroll => Some(access::enrol(conn, name, &body.pool, &by.name).await?),
+        _ => None,
+    };
     let registered = Registered {
         agent: store::get(conn, name).await?,
         incarnation: agent.incarnation,
@@ -177,6 +203,7 @@ pub async fn register(
         keep,
         drop,
         released,
+        token,
     };
     Ok((created, registered, hints))
 }

@@ -1,6 +1,6 @@
 //! Agents as lines of a table.
 
-use lessor_protocol::Agent;
+use lessor_protocol::{Agent, AgentApproval};
 
 use crate::http::TableRow;
 
@@ -32,6 +32,24 @@ impl TableRow for Agent {
                 .map(|left| format!("{left:.1}s"))
                 .unwrap_or_default(),
             self.agent_version.clone().unwrap_or_default(),
+        ]
+    }
+}
+
+impl TableRow for AgentApproval {
+    const COLUMNS: &'static [&'static str] = &["AGENT", "POOL", "ASKED", "APPROVED", "BY"];
+
+    fn cells(&self) -> Vec<String> {
+        let moment = |at: Option<chrono::DateTime<chrono::Utc>>| {
+            at.map(|at| at.format("%Y-%m-%d %H:%M:%S").to_string())
+                .unwrap_or_default()
+        };
+        vec![
+            self.agent.clone(),
+            self.pool.clone(),
+            moment(self.asked_at),
+            moment(self.approved_at),
+            self.approved_by.clone().unwrap_or_default(),
         ]
     }
 }

@@ -27,6 +27,9 @@ Times are RFC 3339 in UTC, durations are numbers of seconds. Every field of a re
 there, null when empty; clients ignore fields that they do not know. Errors are problem documents \
 (RFC 9457): branch on `code`.
 
+What a token may do, its role says: otherwise the answer is `forbidden`. What it may not see is answered as \
+what is not there. What belongs to the tenant `acme` is called `acme~<name>`.
+
 `GET` of one or of many answers with an aligned table for people when `Accept` prefers \
 `text/plain`.";
 
@@ -52,7 +55,7 @@ pub fn openapi() -> serde_json::Value {
     let bearer = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .description(Some(
-            "The admin token, where the service was started with one",
+            "A token of `/v1/tokens`, or the admin token of the settings; none while access is open",
         ));
     components.add_security_scheme("token", SecurityScheme::Http(bearer.build()));
     document.security = Some(vec![

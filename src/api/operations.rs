@@ -5,7 +5,8 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema as _, ToSchema as _};
 
 /// What any call under `/v1` can meet.
-pub const EVERYWHERE: [ProblemCode; 3] = [Unauthenticated, Internal, DatabaseUnavailable];
+pub const EVERYWHERE: [ProblemCode; 4] =
+    [Unauthenticated, Forbidden, Internal, DatabaseUnavailable];
 
 /// What creating sessions can meet, one or many.
 const CREATE: &[ProblemCode] = &[
@@ -22,6 +23,28 @@ const CREATE: &[ProblemCode] = &[
 /// By operation, beyond [`EVERYWHERE`].
 pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
     ("get_versions", &[]),
+    ("list_audit", &[ValidationFailed]),
+    ("list_tokens", &[ValidationFailed]),
+    (
+        "create_token",
+        &[MalformedJson, BodyTooLarge, MediaType, ValidationFailed],
+    ),
+    ("get_token", &[NotFound, ValidationFailed]),
+    (
+        "revoke_token",
+        &[NotFound, VersionMismatch, ValidationFailed],
+    ),
+    (
+        "rotate_token",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            NotFound,
+            TransitionNotAllowed,
+        ],
+    ),
     ("list_pools", &[ValidationFailed]),
     ("get_pool", &[PoolNotFound, ValidationFailed]),
     (
@@ -31,6 +54,7 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
             BodyTooLarge,
             MediaType,
             ValidationFailed,
+            PoolNotFound,
             PoolPlatformFixed,
             VersionMismatch,
         ],
@@ -86,6 +110,8 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
             ValidationFailed,
             ProtocolVersionUnsupported,
             PoolNotFound,
+            AgentNotRegistered,
+            AgentNotApproved,
             AgentSuperseded,
             AgentHoldsSessions,
         ],
@@ -150,6 +176,22 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
             LeaseExpired,
         ],
     ),
+    (
+        "approve_agent",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            PoolNotFound,
+            AgentNotRegistered,
+        ],
+    ),
+    (
+        "withdraw_approval",
+        &[PoolNotFound, AgentNotRegistered, ValidationFailed],
+    ),
+    ("list_approvals", &[PoolNotFound, ValidationFailed]),
     ("list_leftovers", &[ValidationFailed]),
     (
         "cordon_agent",

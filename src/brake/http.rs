@@ -9,8 +9,9 @@ use lessor_protocol::Pool;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::access::Caller;
 use crate::app::App;
-use crate::http::{Caller, Format, Item, Path, etag};
+use crate::http::{Format, Item, Path, etag};
 use crate::pools;
 use crate::problem::Problem;
 

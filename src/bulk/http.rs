@@ -10,9 +10,10 @@ use lessor_protocol::{
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::access::{Caller, Scope};
 use crate::agents::{AgentChange, AgentFilter, ManyAgents};
 use crate::app::App;
-use crate::http::{Caller, Checks, Json};
+use crate::http::{Checks, Json};
 use crate::problem::Problem;
 use crate::sessions::{Change, Ending, Many, SessionFilter};
 
@@ -47,7 +48,7 @@ async fn bulk_sessions(
     check_ending(&mut checks, &body);
     checks.finish()?;
     let many = Many {
-        filter: filter(body.filter),
+        filter: filter(body.filter, caller.scope()),
         change: match body.action {
             BulkAction::Terminate => Change::End(Ending {
                 reason: body.reason,
@@ -137,7 +138,7 @@ fn check_ending(checks: &mut Checks, body: &BulkRequest) {
     }
 }
 
-fn filter(filter: BulkFilter) -> SessionFilter {
+fn filter(filter: BulkFilter, scope: Scope) -> SessionFilter {
     SessionFilter {
         pool: filter.pool,
         states: filter.state.map(|StateFilter(s)| s).unwrap_or_default(),
@@ -150,6 +151,7 @@ fn filter(filter: BulkFilter) -> SessionFilter {
         resource_domain: filter.resource_domain,
         created_after: filter.created_after,
         created_before: filter.created_before,
+        scope,
     }
 }
 
@@ -186,6 +188,7 @@ async fn bulk_agents(
             scheduling,
             resource_domain,
             labels: label.map(|LabelFilter(l)| l).unwrap_or_default(),
+            reach: caller.scope().reach,
         },
         change: match body.action {
             AgentBulkAction::Cordon => AgentChange::Cordon(body.reason, body.until),

@@ -10,10 +10,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::MAX_JSON_BYTES;
+use crate::access::Caller;
 use crate::app::App;
 use crate::error::Error;
 use crate::http::{
-    Caller, Checks, Format, HashedJson, IdempotencyKey, Item, Json, Listing, PageQuery, Path, Query,
+    Checks, Format, HashedJson, IdempotencyKey, Item, Json, Listing, PageQuery, Path, Query,
 };
 use crate::idempotency::Answer;
 use crate::idempotency::http::{answered, request};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lessor_protocol::{
-    Actor, ActorType, CommandResult, CommandResultCode, CommandResultOutcome, Outcome,
+    Actor, ActorType, CommandResult, CommandResultCode, CommandResultOutcome, Outcome, tenant_of,
 };
 use uuid::Uuid;
 
@@ -72,7 +72,11 @@ async fn take_in(
             let change = changes.iter_mut().find(|c| c.row.id == told.command_id);
             let session = change.as_ref().and_then(|change| {
                 let id = change.row.session_id;
-                locked.iter().find(|session| session.id == id)
+                // Another tenant's is as one that is not there.
+                let tenant = tenant_of(&row.pool);
+                locked
+                    .iter()
+                    .find(|session| session.id == id && tenant_of(&session.agent_pool) == tenant)
             });
             let judged = match (change, session) {
                 (Some(change), Some(session)) => {

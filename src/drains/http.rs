@@ -13,8 +13,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Target, Wanted};
+use crate::access::Caller;
 use crate::app::App;
-use crate::http::{Caller, Checks, Format, Item, Json, OptionalJson, Path, Query, words};
+use crate::http::{Checks, Format, Item, Json, OptionalJson, Path, Query, words};
 use crate::problem::Problem;
 
 /// The routes of this room that write.

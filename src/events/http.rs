@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::{IntoResponse, Response};
-use lessor_protocol::Event;
+use lessor_protocol::{Event, ProblemCode};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::state::{self, Filter, Kinds};
 use super::stream::Reader;
 use super::tail;
+use crate::access::{self, Caller};
 use crate::app::App;
 use crate::error::Error;
 use crate::http::{Checks, Query};
@@ -66,11 +67,12 @@ struct StreamQuery {
         example = "id: 4712\nevent: session.created\ndata: {\"id\":\"4712\",\"kind\":\"session.created\",\"at\":\"2026-11-24T18:24:36.595Z\",\"pool\":\"local\",\"session_id\":\"01a20ecd-78f7-7075-855a-c7d7941dbe25\",\"agent\":null,\"incarnation\":null,\"lease_epoch\":0,\"generation\":1,\"actor\":{\"type\":\"user\",\"name\":\"anonymous\"},\"from\":null,\"to\":\"pending\",\"reason\":null,\"data\":{}}\n\n")))]
 async fn stream_events(
     State(app): State<Arc<App>>,
+    caller: Caller,
     headers: HeaderMap,
     Query(query): Query<StreamQuery>,
 ) -> Result<Response, Problem> {
     let asked = asked(&headers, query.last_event_id.as_deref())?;
-    let filter = filter(&app, query).await?;
+    let filter = filter(&app, &caller, query).await?;
     if app.stop.is_cancelled() {
         return Err(Error::Stopping.into());
     }
@@ -108,11 +110,11 @@ fn asked(headers: &HeaderMap, query: Option<&str>) -> Result<Option<i64>, Proble
     }
 }
 
-async fn filter(app: &App, query: StreamQuery) -> Result<Filter, Problem> {
+async fn filter(app: &App, caller: &Caller, query: StreamQuery) -> Result<Filter, Problem> {
     let mut checks = Checks::new();
     for (name, value) in [("pool", &query.pool), ("agent", &query.agent)] {
         if let Some(value) = value {
-            checks.name(name, value);
+            checks.qualified(name, value);
         }
     }
     if let Some(owner) = &query.owner {
@@ -131,14 +133,27 @@ async fn filter(app: &App, query: StreamQuery) -> Result<Filter, Problem> {
         // An id needs no session any more: its events stay for longer.
         Some(session) => Some(match Uuid::try_parse(&session) {
             Ok(id) => id,
-            Err(_) => sessions::get(app, &session).await?.id,
+            Err(_) => {
+                let id = access::session(app, caller, &session).await?;
+                sessions::get(app, &id).await?.id
+            }
         }),
     };
+    let scope = caller.scope();
+    // What only its own owner's events may be shown to is shown nothing else, whatever it asks for.
+    let owner = match (scope.owner, query.owner) {
+        (Some(own), Some(asked)) if own != asked => {
+            let why = "This token is for the sessions of its own owner";
+            return Err(Problem::new(ProblemCode::Forbidden, why));
+        }
+        (own, asked) => own.or(asked),
+    };
     Ok(Filter {
+        reach: scope.reach,
         pool: query.pool,
         agent: query.agent,
         session,
-        owner: query.owner,
+        owner,
         kinds,
     })
 }

@@ -2,7 +2,9 @@
 -- As events::page, of one session: there is an index for that.
 SELECT e.* FROM events e
 WHERE e.session_id = $9 AND e.id > $1 AND e.id <= $2
-    AND ($3::text IS NULL OR e.pool = $3)
+    AND (($3::text[])[1] IS NULL OR e.pool = ($3::text[])[1])
+    AND CASE WHEN ($3::text[])[2] IS NULL THEN true WHEN ($3::text[])[2] = '' THEN strpos(e.pool, '~') = 0
+        ELSE starts_with(e.pool, ($3::text[])[2]) END
     AND ($4::text IS NULL OR e.agent = $4)
     AND ($5::text IS NULL OR e.owner = $5)
     AND ($6 OR e.kind = ANY ($7) OR EXISTS (SELECT FROM unnest($8) AS begins WHERE starts_with(e.kind, begins)))

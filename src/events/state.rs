@@ -2,12 +2,16 @@
 
 use uuid::Uuid;
 
+use crate::access::Reach;
+
 /// The most kinds that one filter names.
 pub const MAX_KINDS: usize = 50;
 
 /// Which events a stream shows; what is left out does not narrow it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
+    /// Of pools that this reaches.
+    pub reach: Reach,
     /// Of this pool.
     pub pool: Option<String>,
     /// With this agent.
@@ -57,7 +61,8 @@ impl Filter {
         fn wanted<T: PartialEq>(wanted: Option<&T>, found: Option<&T>) -> bool {
             wanted.is_none() || wanted == found
         }
-        wanted(self.pool.as_ref(), Some(&event.pool))
+        self.reach.has(&event.pool)
+            && wanted(self.pool.as_ref(), Some(&event.pool))
             && wanted(self.agent.as_ref(), event.agent.as_ref())
             && wanted(self.session.as_ref(), event.session.as_ref())
             && wanted(self.owner.as_ref(), event.owner.as_ref())

@@ -68,7 +68,7 @@ pub async fn page(
     let page = Statement::new(text)
         .bind::<BigInt, _>(after)
         .bind::<BigInt, _>(until)
-        .bind::<Nullable<Text>, _>(filter.pool.clone())
+        .bind::<Array<Nullable<Text>>, _>(vec![filter.pool.clone(), filter.reach.as_prefix()])
         .bind::<Nullable<Text>, _>(filter.agent.clone())
         .bind::<Nullable<Text>, _>(filter.owner.clone())
         .bind::<Bool, _>(kinds.names.is_empty() && kinds.prefixes.is_empty())

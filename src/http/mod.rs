@@ -1,9 +1,9 @@
 //! The web plumbing: extractors, answers, layers. It knows the protocol's rules and no feature.
 //!
 //! - in: [`Json`], [`OptionalJson`], [`HashedJson`], [`Query`], [`Path`], [`Preconditions`],
-//!   [`IdempotencyKey`], [`Caller`], [`RequestId`], [`Format`]; values are judged with [`Checks`]
+//!   [`IdempotencyKey`], [`RequestId`], [`Format`]; values are judged with [`Checks`]
 //! - out: [`Json`], [`Listing`], [`Item`], [`etag()`], and [`crate::problem::Problem`] for every error
-//! - around: [`apply`] for all routes, [`AdminToken`] for `/v1`
+//! - around: [`apply`] for all routes
 //! - described: [`add_problems`] writes the problems of an operation into the OpenAPI document
 //!
 //! Invariant: every error that leaves the service is a problem document with the request's id,
@@ -12,7 +12,6 @@
 //! What it does not do: routes, handlers, and anything with the database.
 
 mod accept;
-mod auth;
 mod body;
 mod body_error;
 mod etag;
@@ -32,7 +31,6 @@ mod validate;
 mod words;
 
 pub use accept::{Format, wants_text};
-pub use auth::{AdminToken, Caller};
 pub use body::{HashedJson, Json, MAX_BODY_BYTES, OptionalJson};
 pub use etag::{Preconditions, etag, not_modified};
 pub use idempotency::IdempotencyKey;
@@ -42,8 +40,8 @@ pub(crate) use log::{REQUEST_DURATION_SECONDS, REQUESTS_TOTAL};
 pub use openapi::add_problems;
 pub use page::{Cursor, DEFAULT_LIMIT, MAX_LIMIT, PageQuery, Paging, decode_cursor, encode_cursor};
 pub use parse::MAX_DEPTH;
-pub use path::Path;
+pub use path::{Path, Resolved};
 pub use query::Query;
-pub use table::{Item, ItemAndRows, Listing, TableRow};
+pub use table::{Item, ItemAndRows, Listing, TableRow, table};
 pub use validate::{Checks, MAX_LABEL_BYTES, MAX_LABELS, MAX_NAME_BYTES, is_moment};
 pub use words::words;

@@ -23,6 +23,9 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
         if parts.uri.path().contains("%00") {
             return Err(not_found());
         }
+        if let Some(Resolved(values)) = parts.extensions.get() {
+            return Self::of(values).ok_or_else(not_found);
+        }
         match axum::extract::Path::<T>::from_request_parts(parts, state).await {
             Ok(axum::extract::Path(value)) => Ok(Self(value)),
             // A route and its handler that do not fit together are our mistake, not the client's.
@@ -31,6 +34,24 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
             }
             Err(_) => Err(not_found()),
         }
+    }
+}
+
+/// The path's parameters in their order, as somebody in front of the handler has found out what they are
+/// to be taken for: [`Path`] then reads these. Handlers take each as text.
+#[derive(Clone, Debug)]
+pub struct Resolved(pub Vec<String>);
+
+impl<T: DeserializeOwned> Path<T> {
+    fn of(values: &[String]) -> Option<Self> {
+        use serde::de::value::{Error, SeqDeserializer, StrDeserializer};
+        let read = match values {
+            [one] => T::deserialize(StrDeserializer::<Error>::new(one)),
+            all => T::deserialize(SeqDeserializer::<_, Error>::new(
+                all.iter().map(String::as_str),
+            )),
+        };
+        read.ok().map(Self)
     }
 }
 
@@ -70,6 +91,15 @@ mod tests {
             .expect("an answer")
             .status()
             .as_u16()
+    }
+
+    #[test]
+    fn what_was_resolved_is_read() {
+        let values = ["a".to_owned(), "b".to_owned()];
+        assert_eq!(Path::<String>::of(&values[..1]).expect("one").0, "a");
+        let pair = Path::<(String, String)>::of(&values).expect("two").0;
+        assert_eq!(pair, ("a".to_owned(), "b".to_owned()));
+        assert!(Path::<String>::of(&values).is_none());
     }
 
     #[tokio::test]

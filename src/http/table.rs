@@ -148,7 +148,8 @@ fn text(body: String) -> Response {
     varying(([(header::CONTENT_TYPE, plain)], body).into_response())
 }
 
-fn table<T: TableRow>(page: &Page<T>) -> String {
+/// A page as a table.
+pub fn table<T: TableRow>(page: &Page<T>) -> String {
     let mut rows = vec![
         T::COLUMNS
             .iter()

@@ -7,7 +7,7 @@
 use std::fmt::Display;
 
 use chrono::{DateTime, Datelike as _, Utc};
-use lessor_protocol::{FieldError, Labels};
+use lessor_protocol::{FieldError, Labels, MAX_TENANT_BYTES, TENANT_MARK};
 use serde_json::value::RawValue;
 
 use super::body_error::pointer_token;
@@ -46,7 +46,7 @@ impl Checks {
         self
     }
 
-    /// The name of a pool, agent or session: `[a-z0-9][a-z0-9._-]{0,127}`.
+    /// A word such as a platform: `[a-z0-9][a-z0-9._-]{0,127}`.
     pub fn name(&mut self, pointer: impl Into<String>, value: &str) -> &mut Self {
         if is_name(value) {
             return self;
@@ -54,6 +54,33 @@ impl Checks {
         self.refuse(
             pointer,
             "must be 1 to 128 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or digit",
+        )
+    }
+
+    /// The name of a pool, agent or session, which may begin with a tenant: `acme~local`.
+    pub fn qualified(&mut self, pointer: impl Into<String>, value: &str) -> &mut Self {
+        let (tenant, name) = match value.split_once(TENANT_MARK) {
+            Some((tenant, name)) => (Some(tenant), name),
+            None => (None, value),
+        };
+        if is_name(name) && tenant.is_none_or(is_tenant) {
+            return self;
+        }
+        self.refuse(
+            pointer,
+            "must be 1 to 128 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or digit; \
+             what belongs to a tenant has that and `~` before it",
+        )
+    }
+
+    /// A tenant: as a name, of at most 63 bytes.
+    pub fn tenant(&mut self, pointer: impl Into<String>, value: &str) -> &mut Self {
+        if is_tenant(value) {
+            return self;
+        }
+        self.refuse(
+            pointer,
+            "must be 1 to 63 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or digit",
         )
     }
 
@@ -230,6 +257,10 @@ impl Checks {
 }
 
 /// Whether this can be the name of a pool, agent or session.
+fn is_tenant(value: &str) -> bool {
+    value.len() <= MAX_TENANT_BYTES && is_name(value)
+}
+
 fn is_name(value: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let mut bytes = value.bytes();

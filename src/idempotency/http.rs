@@ -4,7 +4,8 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::{Answer, Request};
-use crate::http::{Caller, etag};
+use crate::access::Caller;
+use crate::http::etag;
 
 /// The request as it is remembered; none without a key.
 pub fn request(
@@ -14,7 +15,7 @@ pub fn request(
     body_sha256: [u8; 32],
 ) -> Option<Request> {
     key.map(|key| Request {
-        caller: format!("{}:{}", caller.actor_type, caller.name),
+        caller: caller.key(),
         path: path.into(),
         key,
         body_sha256,

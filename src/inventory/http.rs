@@ -11,6 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{LeftoverFilter, Position};
+use crate::access::Caller;
 use crate::app::App;
 use crate::http::{Checks, Format, Json, Listing, Paging, Path, Query};
 use crate::problem::Problem;
@@ -88,6 +89,7 @@ struct ListQuery {
     responses((status = 200, description = "A page of them", body = Page<Leftover>)))]
 async fn list_leftovers(
     State(app): State<Arc<App>>,
+    caller: Caller,
     format: Format,
     Query(query): Query<ListQuery>,
 ) -> Result<Response, Problem> {
@@ -96,6 +98,7 @@ async fn list_leftovers(
         pool: query.pool,
         resource_domain: query.resource_domain,
         kind: query.kind,
+        reach: caller.scope().reach,
     };
     let rows = super::list(&app, filter, paging.after::<Position>()?, paging.fetch()).await?;
     let page = paging.page(rows, |(position, _)| position.clone());

@@ -25,6 +25,7 @@ use lessor_protocol::{
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::access::Reach;
 use crate::agents::{self, AgentRow};
 use crate::app::App;
 use crate::error::{Error, Result};
@@ -55,6 +56,8 @@ pub struct LeftoverFilter {
     pub pool: Option<String>,
     pub resource_domain: Option<String>,
     pub kind: Option<LeftoverKind>,
+    /// Only what this reaches.
+    pub reach: Reach,
 }
 
 /// Takes an inventory that came at `arrived`, and says what is to become of each resource.

@@ -389,6 +389,7 @@ pub async fn list(
         .bind::<Nullable<Text>, _>(after.as_ref().map(|at| at.kind.as_str().to_owned()))
         .bind::<Nullable<BigInt>, _>(after.as_ref().map(|at| at.id))
         .bind::<BigInt, _>(limit)
+        .bind::<Nullable<Text>, _>(filter.reach.as_prefix())
         .load(conn)
         .await?;
     rows.into_iter()

@@ -9,9 +9,10 @@ use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::access::Caller;
 use crate::app::App;
 use crate::error::Error;
-use crate::http::{Caller, Checks, HashedJson, IdempotencyKey, Path, Preconditions};
+use crate::http::{Checks, HashedJson, IdempotencyKey, Path, Preconditions};
 use crate::idempotency::Answer;
 use crate::idempotency::http::{answered, request};
 use crate::problem::Problem;
@@ -51,6 +52,9 @@ async fn migrate_session(
     check(&to)?;
     let path = format!("/v1/sessions/{session}/migrate");
     let request = request(&caller, path, key, sha256);
+    if let Some(pool) = &to.pool {
+        caller.must_see_pool(pool)?;
+    }
     let actor = caller.into();
     let mut answer = super::migrate(
         &app,
@@ -92,10 +96,10 @@ fn check(to: &Migrate) -> Result<(), Problem> {
         checks.refuse("/pool", "a pool or a resource_domain is required");
     }
     if let Some(pool) = &to.pool {
-        checks.name("/pool", pool);
+        checks.qualified("/pool", pool);
     }
     if let Some(domain) = &to.resource_domain {
-        checks.name("/resource_domain", domain);
+        checks.qualified("/resource_domain", domain);
     }
     checks.finish()
 }

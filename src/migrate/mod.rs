@@ -18,7 +18,7 @@ mod store;
 
 use std::sync::Arc;
 
-use lessor_protocol::{Actor, Migrate, Session};
+use lessor_protocol::{Actor, Migrate, Session, tenant_of};
 
 use crate::app::App;
 use crate::error::{Error, Result};
@@ -91,6 +91,9 @@ async fn move_it(
         return Err(Error::VersionMismatch(row.version));
     }
     let pool = to.pool.as_ref().unwrap_or(&row.agent_pool).clone();
+    if tenant_of(&pool) != tenant_of(&row.agent_pool) {
+        return Err(Error::invalid("/pool", "must be of the session's tenant"));
+    }
     let target = pools::rules(conn, &pool).await?;
     let domain = to.resource_domain.clone();
     let way = state::way(&row, &pool, domain.as_ref()).map_err(|refusal| match refusal {

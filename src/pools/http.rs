@@ -10,6 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Position;
+use crate::access::Caller;
 use crate::app::App;
 use crate::http::{
     Format, Item, Json, Listing, PageQuery, Path, Preconditions, Query, etag, not_modified,
@@ -30,11 +31,18 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
     responses((status = 200, description = "A page of pools", body = Page<Pool>)))]
 async fn list_pools(
     State(app): State<Arc<App>>,
+    caller: Caller,
     format: Format,
     Query(query): Query<PageQuery>,
 ) -> Result<Response, Problem> {
     let paging = query.paging()?;
-    let rows = super::list(&app, paging.after::<Position>()?, paging.fetch()).await?;
+    let rows = super::list(
+        &app,
+        caller.scope().reach,
+        paging.after::<Position>()?,
+        paging.fetch(),
+    )
+    .await?;
     Ok(Listing::new(format, paging.page(rows, Position::of)).into_response())
 }
 

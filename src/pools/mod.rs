@@ -9,6 +9,7 @@ mod table;
 
 use lessor_protocol::{Pool, PoolSpec};
 
+use crate::access::Reach;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::http::{Checks, Preconditions};
@@ -28,7 +29,9 @@ fn check(name: &str, spec: &PoolSpec) -> Result<()> {
     const DAY: f64 = 86_400.0;
     const YEAR: f64 = 365.0 * DAY;
     let mut checks = Checks::new();
-    checks.name("pool", name).name("/platform", &spec.platform);
+    checks
+        .qualified("pool", name)
+        .name("/platform", &spec.platform);
     if let Some(region) = &spec.region {
         checks.text("/region", region, 128);
     }
@@ -249,14 +252,19 @@ pub async fn get(app: &App, name: &str) -> Result<Pool> {
         .await
 }
 
-/// Pools with their live counts, newest first, and one more than `limit` if there are more.
+/// Pools that are reached, with their live counts, newest first, and one more than `limit` if there are more.
 ///
 /// # Errors
 /// `DatabaseUnavailable`.
-pub async fn list(app: &App, after: Option<store::Position>, limit: i64) -> Result<Vec<Pool>> {
+pub async fn list(
+    app: &App,
+    reach: Reach,
+    after: Option<store::Position>,
+    limit: i64,
+) -> Result<Vec<Pool>> {
     app.db
         .read("pools::list", |conn| {
-            Box::pin(store::list(conn, after, limit))
+            Box::pin(store::list(conn, reach, after, limit))
         })
         .await
 }

@@ -7,11 +7,12 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Double, Nullable, Text};
 use diesel_async::RunQueryDsl;
 use lessor_protocol::{
-    AgentCounts, Brake, Labels, OnLost, Placement, Pool, PoolCounts, PoolSpec, SessionCounts,
-    SessionState, SlotCounts,
+    AgentCounts, Approval, Brake, Labels, OnLost, Placement, Pool, PoolCounts, PoolSpec,
+    SessionCounts, SessionState, SlotCounts,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::access::Reach;
 use crate::error::{Error, Result};
 use crate::store::schema::pools;
 use crate::store::{Conn, LabelsColumn, Statement, Word};
@@ -50,6 +51,8 @@ pub struct PoolRow {
     pub brake_since: Option<DateTime<Utc>>,
     pub brake_silent_agents: Option<i64>,
     pub rebalance_min_gain: Option<i32>,
+    #[diesel(deserialize_as = Word<Approval>)]
+    pub approval: Approval,
 }
 
 impl PoolRow {
@@ -75,6 +78,7 @@ impl PoolRow {
             agent_retention_seconds: self.agent_retention_seconds,
             slots_per_agent: self.slots_per_agent,
             rebalance_min_gain: self.rebalance_min_gain,
+            approval: self.approval,
             labels: self.labels.clone(),
         }
     }
@@ -103,6 +107,7 @@ struct Settings {
     agent_retention_seconds: f64,
     slots_per_agent: i32,
     rebalance_min_gain: Option<i32>,
+    approval: &'static str,
     labels: LabelsColumn,
 }
 
@@ -128,6 +133,7 @@ impl Settings {
             agent_retention_seconds: spec.agent_retention_seconds,
             slots_per_agent: spec.slots_per_agent,
             rebalance_min_gain: spec.rebalance_min_gain,
+            approval: spec.approval.as_str(),
             labels: LabelsColumn(spec.labels.clone()),
         }
     }
@@ -274,12 +280,25 @@ impl crate::http::Cursor for Position {
     const KIND: &'static str = "pools";
 }
 
-pub async fn list(conn: &mut Conn, after: Option<Position>, limit: i64) -> Result<Vec<Pool>> {
+pub async fn list(
+    conn: &mut Conn,
+    reach: Reach,
+    after: Option<Position>,
+    limit: i64,
+) -> Result<Vec<Pool>> {
     let mut query = pools::table
         .select(PoolRow::as_select())
         .order((pools::created_at.desc(), pools::name.desc()))
         .limit(limit)
         .into_boxed();
+    query = match reach {
+        Reach::Everything => query,
+        Reach::NoTenant => query.filter(pools::name.not_like("%~%")),
+        Reach::Tenant(tenant) => {
+            let (from, to) = Reach::range(&tenant);
+            query.filter(pools::name.ge(from).and(pools::name.lt(to)))
+        }
+    };
     if let Some(after) = after {
         query = query.filter(
             pools::created_at.lt(after.created_at).or(pools::created_at
@@ -398,6 +417,7 @@ fn into_pool(row: PoolRow, counted: Option<&Counts>) -> Pool {
         agent_retention_seconds: row.agent_retention_seconds,
         slots_per_agent: row.slots_per_agent,
         rebalance_min_gain: row.rebalance_min_gain,
+        approval: row.approval,
         labels: row.labels,
         version: row.version,
         created_at: row.created_at,

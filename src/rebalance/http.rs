@@ -7,8 +7,9 @@ use lessor_protocol::{Rebalance, RebalanceRequest};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::access::Caller;
 use crate::app::App;
-use crate::http::{Caller, Checks, Format, Item, Json, OptionalJson, Path};
+use crate::http::{Checks, Format, Item, Json, OptionalJson, Path};
 use crate::problem::Problem;
 
 /// The routes of this room.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use diesel::sql_types::{Array, BigInt, Bool, Text, Timestamptz};
 use diesel_async::RunQueryDsl;
-use lessor_protocol::{Actor, ActorType, Outcome, Report, ReportCode, ReportResult};
+use lessor_protocol::{Actor, ActorType, Outcome, Report, ReportCode, ReportResult, tenant_of};
 use uuid::Uuid;
 
 use crate::agents;
@@ -175,7 +175,13 @@ async fn take_in(
         let results = call
             .reports
             .iter()
-            .map(|report| judge(&ctx, &assignee, report, drafts.get_mut(&report.session_id)))
+            .map(|report| {
+                // Another tenant's is as one that is not there.
+                let draft = drafts.get_mut(&report.session_id);
+                let draft =
+                    draft.filter(|d| tenant_of(&d.row.agent_pool) == tenant_of(&reporter.pool));
+                judge(&ctx, &assignee, report, draft)
+            })
             .collect();
         taken.push(Ok(Some(results)));
     }

@@ -40,7 +40,7 @@ pub fn check(sessions: &[NewOf<'_>]) -> Result<()> {
         let field = |name: &str| format!("{at}/{name}");
         checks.json(field("spec"), &new.spec, MAX_SPEC_BYTES);
         if let Some(pool) = &new.pool {
-            checks.name(field("pool"), pool);
+            checks.qualified(field("pool"), pool);
         }
         if let Some(platform) = &new.platform {
             checks.text(field("platform"), platform, 128);
@@ -52,7 +52,7 @@ pub fn check(sessions: &[NewOf<'_>]) -> Result<()> {
             checks.refuse(field("pool"), "a pool or a platform is required");
         }
         if let Some(name) = &new.name {
-            checks.name(field("name"), name);
+            checks.qualified(field("name"), name);
             if Uuid::try_parse(name).is_ok() {
                 checks.refuse(field("name"), "must not have the form of a UUID");
             }

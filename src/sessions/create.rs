@@ -11,13 +11,14 @@ use std::sync::Arc;
 use diesel::prelude::*;
 use diesel::sql_types::{Bool, Nullable, Text};
 use diesel_async::RunQueryDsl;
-use lessor_protocol::{Actor, NewSession, Session};
+use lessor_protocol::{Actor, NewSession, Session, TENANT_MARK};
 
 use super::draft::Draft;
 use super::fresh::Home;
 use super::insert::{Those, insert};
 use super::row::SessionRow;
 use super::store;
+use crate::access::Caller;
 use crate::app::App;
 use crate::claims::Offered;
 use crate::error::{Error, Result};
@@ -35,12 +36,14 @@ pub async fn create<F>(
     app: &Arc<App>,
     news: Vec<NewSession>,
     request: Option<Request>,
-    actor: Actor,
+    caller: Caller,
     answer: F,
 ) -> Result<Answer>
 where
     F: Fn(Vec<Session>) -> Result<Answer> + Send + Sync + Clone + 'static,
 {
+    let tenant = caller.grant.tenant.clone();
+    let actor = Actor::from(caller);
     if request.is_none()
         && let Some(rows) = at_once(app, &news, &actor).await?
     {
@@ -51,11 +54,12 @@ where
         .db
         .write("sessions::create", move |conn| {
             let (news, request) = (Arc::clone(&news), request.clone());
-            let (actor, answer) = (actor.clone(), answer.clone());
+            let (actor, tenant, answer) = (actor.clone(), tenant.clone(), answer.clone());
             Box::pin(async move {
                 idempotency::once(conn, request.as_ref(), move |conn| {
                     Box::pin(async move {
-                        let rows = step_by_step(conn, &news, &actor).await?;
+                        let tenant = tenant.as_deref();
+                        let rows = step_by_step(conn, &news, tenant, &actor).await?;
                         let hints = Hints::of_new(rows.iter());
                         let made = answer(rows.into_iter().map(Session::from).collect())?;
                         Ok((made, hints))
@@ -119,6 +123,7 @@ async fn many_at_once(app: &App, drafts: Vec<Draft>) -> Result<Option<Vec<Sessio
 async fn step_by_step(
     conn: &mut Conn,
     news: &[NewSession],
+    tenant: Option<&str>,
     actor: &Actor,
 ) -> Result<Vec<SessionRow>> {
     let now = store::now(conn).await?;
@@ -129,7 +134,7 @@ async fn step_by_step(
         let home = match homes.iter().find(|(known, _)| *known == key) {
             Some((_, home)) => home.clone(),
             None => {
-                let home = home_of(conn, new).await?;
+                let home = home_of(conn, new, tenant).await?;
                 homes.push((key, home.clone()));
                 home
             }
@@ -186,11 +191,15 @@ struct Found {
     matches: bool,
 }
 
-async fn home_of(conn: &mut Conn, new: &NewSession) -> Result<Home> {
+/// The pool of a new session. Where it names none, it is one of the caller's tenant; who has none gets one
+/// that has none.
+async fn home_of(conn: &mut Conn, new: &NewSession, tenant: Option<&str>) -> Result<Home> {
+    let prefix = tenant.map(|tenant| format!("{tenant}{TENANT_MARK}"));
     let found: Option<Found> = Statement::new(include_str!("home.sql"))
         .bind::<Nullable<Text>, _>(new.pool.clone())
         .bind::<Nullable<Text>, _>(new.platform.clone())
         .bind::<Nullable<Text>, _>(new.region.clone())
+        .bind::<Text, _>(prefix.unwrap_or_default())
         .get_result(conn)
         .await
         .optional()?;

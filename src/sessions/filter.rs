@@ -7,6 +7,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{Bool, Text};
 use lessor_protocol::{DesiredState, Labels, SessionState};
 
+use crate::access::{Reach, Scope};
 use crate::store::LabelsColumn;
 use crate::store::schema::sessions;
 
@@ -25,6 +26,8 @@ pub struct SessionFilter {
     pub resource_domain: Option<String>,
     pub created_after: Option<DateTime<Utc>>,
     pub created_before: Option<DateTime<Utc>>,
+    /// Only what its caller may see.
+    pub scope: Scope,
 }
 
 /// A query on sessions that is being put together; `ST` is what it selects.
@@ -39,6 +42,17 @@ impl SessionFilter {
     /// The query, of those sessions only that the filter matches.
     pub(super) fn narrow<ST: 'static>(self, mut query: Query<ST>) -> Query<ST> {
         use sessions::dsl;
+        query = match self.scope.reach {
+            Reach::Everything => query,
+            Reach::NoTenant => query.filter(dsl::agent_pool.not_like("%~%")),
+            Reach::Tenant(tenant) => {
+                let (from, to) = Reach::range(&tenant);
+                query.filter(dsl::agent_pool.ge(from).and(dsl::agent_pool.lt(to)))
+            }
+        };
+        if let Some(owner) = self.scope.owner {
+            query = query.filter(dsl::owner.eq(owner));
+        }
         if let Some(pool) = self.pool {
             query = query.filter(dsl::agent_pool.eq(pool));
         }

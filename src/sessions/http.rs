@@ -19,11 +19,12 @@ use super::check::{NewOf, check};
 use super::list::Position;
 use super::show::{show, show_one};
 use super::{Ending, SessionFilter, SessionRow, Wanted};
+use crate::access::{self, Caller};
 use crate::app::App;
 use crate::error::Error;
 use crate::http::{
-    Caller, Checks, Format, HashedJson, IdempotencyKey, Item, Json, Listing, Paging, Path,
-    Preconditions, Query, etag, label_filter, not_modified, words,
+    Checks, Format, HashedJson, IdempotencyKey, Item, Json, Listing, Paging, Path, Preconditions,
+    Query, etag, label_filter, not_modified, words,
 };
 use crate::idempotency::Answer;
 use crate::idempotency::http::{answered, request};
@@ -75,8 +76,10 @@ async fn create_session(
         session: &new,
         at: String::new(),
     }])?;
+    let mut news = vec![new];
+    access::adopt_new(&caller, &mut news)?;
     let request = request(&caller, "/v1/sessions", key, sha256);
-    let answer = super::create(&app, vec![new], request, caller.into(), |mut made| {
+    let answer = super::create(&app, news, request, caller, |mut made| {
         let session = made
             .pop()
             .ok_or_else(|| Error::Internal("nothing was created".to_owned()))?;
@@ -125,8 +128,10 @@ async fn create_sessions(
         })
         .collect();
     check(&news)?;
+    let mut news = body.sessions;
+    access::adopt_new(&caller, &mut news)?;
     let request = request(&caller, "/v1/sessions/batch", key, sha256);
-    let answer = super::create(&app, body.sessions, request, caller.into(), |items| {
+    let answer = super::create(&app, news, request, caller, |items| {
         Ok(Answer {
             status: 201,
             location: None,
@@ -180,6 +185,7 @@ struct ListQuery {
     responses((status = 200, description = "A page of sessions", body = Page<Session>)))]
 async fn list_sessions(
     State(app): State<Arc<App>>,
+    caller: Caller,
     format: Format,
     Query(query): Query<ListQuery>,
 ) -> Result<Response, Problem> {
@@ -210,6 +216,7 @@ async fn list_sessions(
         resource_domain: query.resource_domain,
         created_after: query.created_after,
         created_before: query.created_before,
+        scope: caller.scope(),
     };
     let rows = super::list(&app, filter, paging.after::<Position>()?, paging.fetch()).await?;
     let sessions = show(&app, rows).await?;

@@ -37,7 +37,7 @@ async fn simulate_pool(
     let mut checks = Checks::new();
     checks.at_most("/lose", body.lose.len(), MAX_LOST);
     for (at, name) in body.lose.iter().enumerate().take(MAX_LOST) {
-        checks.name(format!("/lose/{at}"), name);
+        checks.qualified(format!("/lose/{at}"), name);
     }
     checks.finish()?;
     Ok(Json(super::simulate(&app, &pool, body).await?))

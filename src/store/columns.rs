@@ -37,6 +37,8 @@ words_in_columns!(
     protocol::RebalanceStatus,
     protocol::MoveState,
     protocol::CommandStatus,
+    protocol::Role,
+    protocol::Approval,
 );
 
 /// As [`Word`], for a column that may be null.

@@ -33,6 +33,7 @@ diesel::table! {
         brake_since -> Nullable<Timestamptz>,
         brake_silent_agents -> Nullable<BigInt>,
         rebalance_min_gain -> Nullable<Integer>,
+        approval -> Text,
     }
 }
 
@@ -211,5 +212,27 @@ diesel::table! {
         deliver_at -> Nullable<Timestamptz>,
         deliveries -> Integer,
         open -> Bool,
+    }
+}
+
+diesel::table! {
+    tokens (id) {
+        id -> Uuid,
+        name -> Text,
+        digest -> Bytea,
+        prefix -> Text,
+        role -> Text,
+        pools -> Array<Text>,
+        agent -> Nullable<Text>,
+        owner -> Nullable<Text>,
+        tenant -> Nullable<Text>,
+        enrolled -> Bool,
+        created_by -> Text,
+        created_at -> Timestamptz,
+        expires_at -> Nullable<Timestamptz>,
+        last_used_at -> Nullable<Timestamptz>,
+        revoked_at -> Nullable<Timestamptz>,
+        replaces -> Nullable<Uuid>,
+        version -> BigInt,
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::access::Reach;
 use crate::app::App;
 use crate::error::Result;
 use crate::{events, import, inventory, pools, scaling};
@@ -27,7 +28,7 @@ pub async fn run_sparingly(app: &Arc<App>) -> Duration {
 
 #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
 async fn run(app: &Arc<App>) -> Result<()> {
-    for pool in pools::list(app, None, 1_000).await? {
+    for pool in pools::list(app, Reach::Everything, None, 1_000).await? {
         let desired = scaling::desired_agents(&pool);
         let name = pool.name;
         metrics::gauge!("lessor_agents_desired", "pool" => name.clone()).set(desired as f64);

@@ -1,6 +1,6 @@
 //! What is deleted in time: ended sessions with their ledger, events, agents that never came back,
 //! answers kept for idempotency, leftovers that are gone, drains, rebalances and commands that are
-//! over.
+//! over, tokens that have ended.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use diesel_async::RunQueryDsl;
 
 use crate::app::App;
 use crate::error::Result;
-use crate::events;
 use crate::store::Statement;
+use crate::{audit, events};
 
 #[derive(diesel::QueryableByName)]
 struct Deleted {
@@ -32,6 +32,8 @@ pub async fn run(app: &Arc<App>) -> Result<bool> {
         include_str!("delete_drains.sql"),
         include_str!("delete_rebalances.sql"),
         include_str!("delete_turns.sql"),
+        include_str!("delete_tokens.sql"),
+        include_str!("delete_approvals.sql"),
     ] {
         let deleted: Deleted = app
             .db
@@ -42,5 +44,6 @@ pub async fn run(app: &Arc<App>) -> Result<bool> {
         more |= deleted.deleted >= 500;
     }
     more |= events::delete_old(app, app.event_retention).await?;
+    more |= audit::delete_old(app).await?;
     Ok(more)
 }

@@ -50,7 +50,18 @@ impl ProcessAgent {
 
     /// As [`ProcessAgent::start`], in a resource domain with this name.
     pub fn start_in(domain: &str, url: &str, pool: &str, name: &str, folder: &Path) -> Self {
+        Self::start_with(None, domain, (url, pool, name), folder)
+    }
+
+    /// As [`ProcessAgent::start_in`], with a token.
+    pub fn start_with(
+        token: Option<&str>,
+        domain: &str,
+        (url, pool, name): (&str, &str, &str),
+        folder: &Path,
+    ) -> Self {
         let child = Command::new(agent_program())
+            .envs(token.map(|token| ("LESSOR_TOKEN", token)))
             .args(["process", "--url", url, "--pool", pool, "--name", name])
             .args(["--resource-domain", domain, "--data-dir"])
             .arg(folder)

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "not every file uses every helper")]
 
+pub mod access;
 pub mod agents;
 pub mod balancer;
 pub mod checks;
@@ -86,6 +87,7 @@ impl TestServer {
         let stopping = app.stop.clone();
         let serving = tokio::spawn(async move {
             let stop = async move { stopping.cancelled().await };
+            let router = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
             axum::serve(listener, router)
                 .with_graceful_shutdown(stop)
                 .await

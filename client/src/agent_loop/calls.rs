@@ -62,7 +62,7 @@ impl<D: Driver> Agent<D> {
             let limit = renew_after.clamp(Duration::from_millis(500), Duration::from_secs(10));
             let sent_at = boottime();
             let asked_for =
-                match timeout(limit, self.client.heartbeat(&self.config.name, &body)).await {
+                match timeout(limit, self.caller().heartbeat(&self.config.name, &body)).await {
                     Ok(Ok(renewed)) => {
                         backoff.reset();
                         self.shared.renewed(sent_at, renewed.lease);
@@ -72,7 +72,7 @@ impl<D: Driver> Agent<D> {
                         continue;
                     }
                     Ok(Err(error)) => {
-                        if let Some(turn) = turn(&error) {
+                        if let Some(turn) = self.turn(&error) {
                             return turn;
                         }
                         tracing::warn!(%error, "the lease could not be renewed");
@@ -128,7 +128,7 @@ impl<D: Driver> Agent<D> {
                 dropped: Vec::new(),
             };
             let (sent_at, began) = (boottime(), Instant::now());
-            match self.client.claim(&self.config.name, &body).await {
+            match self.caller().claim(&self.config.name, &body).await {
                 Ok(claimed) => {
                     backoff.reset();
                     self.shared.renewed(sent_at, claimed.lease);
@@ -143,7 +143,7 @@ impl<D: Driver> Agent<D> {
                     sleep(jittered(Duration::from_millis(100))).await;
                 }
                 Err(error) => {
-                    if let Some(turn) = turn(&error) {
+                    if let Some(turn) = self.turn(&error) {
                         return turn;
                     }
                     tracing::warn!(%error, "cannot claim");
@@ -203,7 +203,7 @@ impl<D: Driver> Agent<D> {
                 reports,
                 command_results,
             };
-            match self.client.report(&self.config.name, &body).await {
+            match self.caller().report(&self.config.name, &body).await {
                 Ok(answer) => {
                     backoff.reset();
                     limit = (limit * 2).min(MAX_REPORTS);
@@ -214,7 +214,7 @@ impl<D: Driver> Agent<D> {
                     }
                 }
                 Err(error) => {
-                    if let Some(turn) = turn(&error) {
+                    if let Some(turn) = self.turn(&error) {
                         return turn;
                     }
                     tracing::warn!(%error, count, "reports were not taken");

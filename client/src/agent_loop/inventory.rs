@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::Agent;
 use super::backoff::Backoff;
-use super::calls::{Turn, turn};
+use super::calls::Turn;
 use super::driver::Driver;
 use super::lease::boottime;
 use super::shared::Shared;
@@ -79,7 +79,7 @@ impl<D: Driver> Agent<D> {
                 taken_seconds_ago: boottime().saturating_sub(began).as_secs_f64(),
                 resources,
             };
-            match self.client.send_inventory(&self.config.name, &body).await {
+            match self.caller().send_inventory(&self.config.name, &body).await {
                 Ok(answer) => {
                     self.shared.inventory_served();
                     let unwanted: HashMap<&str, Verdict> = answer
@@ -105,7 +105,7 @@ impl<D: Driver> Agent<D> {
                     self.shared.want_inventory();
                 }
                 Err(error) => {
-                    if let Some(turn) = turn(&error) {
+                    if let Some(turn) = self.turn(&error) {
                         return turn;
                     }
                     tracing::warn!(%error, "the inventory was not taken");

@@ -42,10 +42,10 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lessor_protocol::Instance;
+use lessor_protocol::{Instance, ProblemCode, Secret};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -83,6 +83,8 @@ pub enum AgentError {
 /// An agent.
 pub struct Agent<D> {
     client: Client,
+    /// With the agent's own token, where its registration was answered with one.
+    own: Mutex<Option<Client>>,
     config: AgentConfig,
     driver: Arc<D>,
     shared: Arc<Shared>,
@@ -105,6 +107,7 @@ impl<D: Driver> Agent<D> {
         let agent = Self {
             shared: Shared::new(config.concurrency),
             client,
+            own: Mutex::new(None),
             config,
             driver: Arc::new(driver),
             tasks: TaskTracker::new(),
@@ -131,6 +134,29 @@ impl<D: Driver> Agent<D> {
         ended
     }
 
+    /// The client of every call but registration.
+    fn caller(&self) -> Client {
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        own.as_ref().unwrap_or(&self.client).clone()
+    }
+
+    /// From now on with this token.
+    fn call_with(&self, token: Option<&Secret>) -> Result<(), Error> {
+        let own = token.map(|token| self.client.with_token(token.expose()));
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = own.transpose()?;
+        Ok(())
+    }
+
+    /// What an error means for the registration; none if it stands and the call may be made again. A token
+    /// of its own that is refused was revoked or lost: registering again brings a new one.
+    fn turn(&self, error: &Error) -> Option<Turn> {
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if own.is_some() && error.code() == Some(ProblemCode::Unauthenticated) {
+            return Some(Turn::Register);
+        }
+        calls::turn(error)
+    }
+
     /// Registers, works until that is over, registers again.
     async fn serve(&self) -> Result<(), AgentError> {
         let mut found = Some(self.driver.held().await);
@@ -147,7 +173,7 @@ impl<D: Driver> Agent<D> {
             self.shared.lease_ended();
             match turn {
                 Turn::Superseded => return Err(AgentError::Superseded(self.config.name.clone())),
-                Turn::Register => tracing::warn!("the lease has ended: registering again"),
+                Turn::Register => tracing::warn!("the registration is over: registering again"),
             }
             // A registration that is over at once must not become a storm.
             if began.elapsed() > Duration::from_secs(5) {
@@ -189,9 +215,8 @@ impl<D: Driver> Agent<D> {
             }
         })
         .await;
-        let goodbye = self
-            .client
-            .deregister_agent(&self.config.name, Some(incarnation), false);
+        let caller = self.caller();
+        let goodbye = caller.deregister_agent(&self.config.name, Some(incarnation), false);
         match timeout(FAREWELL_TIMEOUT, goodbye).await {
             Ok(Ok(())) => tracing::info!("said goodbye; what it ran runs on"),
             Ok(Err(error)) => tracing::warn!(%error, "no goodbye: the lease will run out instead"),

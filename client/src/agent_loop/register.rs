@@ -101,6 +101,7 @@ impl<D: Driver> Agent<D> {
             };
             let sent_at = boottime();
             let answer = self.client.register_agent(&self.config.name, &body).await?;
+            self.call_with(answer.token.as_ref())?;
             self.shared.lock().incarnation = answer.incarnation;
             self.shared.renewed(sent_at, answer.lease);
             tracing::info!(
@@ -207,7 +208,10 @@ impl<D: Driver> Agent<D> {
     }
 }
 
-/// A pool is sometimes created after its agents.
+/// A pool is sometimes created after its agents, and an approval comes when somebody gives it.
 fn may_come(error: &Error) -> bool {
-    error.code() == Some(ProblemCode::PoolNotFound)
+    matches!(
+        error.code(),
+        Some(ProblemCode::PoolNotFound | ProblemCode::AgentNotApproved)
+    )
 }

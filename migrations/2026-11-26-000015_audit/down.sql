@@ -1,0 +1,2 @@
+DROP TABLE audit;
+DROP FUNCTION an_entry_stays();

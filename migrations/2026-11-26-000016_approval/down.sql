@@ -1,0 +1,2 @@
+DROP TABLE agent_approvals;
+ALTER TABLE pools DROP COLUMN approval;
