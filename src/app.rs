@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
@@ -12,6 +13,7 @@ use tracing::Instrument as _;
 use crate::claims::Dispatchers;
 use crate::error::{Error, Result};
 use crate::events::{self, Tail};
+use crate::http::{Edge, Gate, RateLimit};
 use crate::leases::Renewals;
 use crate::limits::Activities;
 use crate::reports::Reporting;
@@ -39,6 +41,12 @@ pub struct Settings {
     pub db_connections: usize,
     /// How many are kept for heartbeats.
     pub heartbeat_db_connections: usize,
+    /// How many calls of users are worked on at once.
+    pub max_requests: usize,
+    /// How many calls one caller may make in a minute, if that is limited.
+    pub rate_limit_per_minute: Option<u32>,
+    /// Which sites' pages may call.
+    pub cors_origins: Vec<HeaderValue>,
 }
 
 impl Settings {
@@ -54,6 +62,9 @@ impl Settings {
             event_retention: Duration::from_secs(30 * 86_400),
             db_connections: 16,
             heartbeat_db_connections: 2,
+            max_requests: 2_048,
+            rate_limit_per_minute: None,
+            cors_origins: Vec::new(),
         }
     }
 }
@@ -82,6 +93,8 @@ pub struct App {
     pub metrics: PrometheusHandle,
     /// The token, if one is needed.
     pub admin_token: Option<SecretString>,
+    /// What is judged before anything is done for a request.
+    pub edge: Edge,
     /// Cancelled when the service is about to stop: `/readyz` fails, and it serves on as usual.
     pub leaving: CancellationToken,
     /// Cancelled when the service begins to stop: parked polls end, new ones are refused.
@@ -111,6 +124,7 @@ impl App {
         let (reporting, taking) = Reporting::new();
         let (activities, activity_worker) = Activities::new();
         let (creating, creating_worker) = CreatingWorker::new();
+        let leaving = CancellationToken::new();
         let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
         let background = TaskTracker::new();
         let dispatchers = Dispatchers::new(settings.max_waiters, background.clone(), stop.clone());
@@ -126,7 +140,15 @@ impl App {
             event_retention: settings.event_retention,
             metrics,
             admin_token: settings.admin_token,
-            leaving: CancellationToken::new(),
+            edge: Edge {
+                leaving: leaving.clone(),
+                gate: Arc::new(Gate::new(settings.max_requests, settings.max_waiters)),
+                rate_limit: settings
+                    .rate_limit_per_minute
+                    .map(|quota| Arc::new(RateLimit::per_minute(quota))),
+                cors_origins: settings.cors_origins,
+            },
+            leaving,
             stop,
             writes: TaskTracker::new(),
             halt: halt.clone(),

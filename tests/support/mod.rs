@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lessor::app::{App, Settings};
+use lessor::wire::Limits;
 use lessor_client::Client;
 use lessor_protocol::{
     Assignment, Claim, Claimed, HeldSession, Instance, NewSession, Outcome, PoolSpec, Register,
@@ -85,9 +86,7 @@ impl TestServer {
         let router = lessor::api::router(&app);
         let stopping = app.stop.clone();
         let serving = tokio::spawn(async move {
-            let stop = async move { stopping.cancelled().await };
-            axum::serve(listener, router)
-                .with_graceful_shutdown(stop)
+            lessor::wire::serve(listener, router, Limits::default(), None, stopping)
                 .await
                 .expect("it serves");
         });
