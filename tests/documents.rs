@@ -562,9 +562,33 @@ fn imports_point_one_way() {
 }
 
 #[test]
+fn the_tests_that_the_security_page_names_exist() {
+    let page = fs::read_to_string(root().join("SECURITY.md")).expect("SECURITY.md");
+    let folders = ["src", "tests", "client", "agent"];
+    let sources: Vec<_> = folders.iter().flat_map(|folder| sources(folder)).collect();
+    let mut seen = 0;
+    for name in page.split('`').skip(1).step_by(2) {
+        let Some((file, test)) = name.split_once("::") else {
+            continue;
+        };
+        seen += 1;
+        let endings = [format!("/{file}.rs"), format!("/{file}/mod.rs")];
+        let there = sources.iter().any(|(path, text)| {
+            endings.iter().any(|ending| path.ends_with(ending))
+                && text.contains(&format!("fn {test}("))
+        });
+        assert!(
+            there,
+            "SECURITY.md names `{name}`, and there is no such test"
+        );
+    }
+    assert!(seen > 40, "only {seen} tests are named");
+}
+
+#[test]
 fn files_are_small() {
     const MOST: usize = 450;
-    let long: Vec<String> = ["src", "client", "agent", "protocol", "bench"]
+    let long: Vec<String> = ["src", "client", "agent", "protocol", "bench", "fuzz"]
         .iter()
         .flat_map(|folder| sources(folder))
         .map(|(name, text)| (text.lines().count(), name))

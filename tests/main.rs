@@ -3,6 +3,7 @@
 mod support;
 
 mod adoption;
+mod bad_input;
 mod brake;
 mod bulk;
 mod claiming;
@@ -22,6 +23,7 @@ mod limits;
 mod migrate;
 mod model;
 mod outages;
+mod overload;
 mod plans;
 mod process_agent;
 mod process_brake;
@@ -35,7 +37,12 @@ mod reporting;
 mod restores;
 mod rolling;
 mod scaling;
+mod schemathesis;
+mod secrets;
 mod sessions;
 mod shares;
 mod simulate;
+mod supply;
 mod watermark;
+mod wire;
+mod wire_tls;

@@ -300,3 +300,29 @@ mod tests {
         assert!(Client::new("https://host", Some("t")).is_ok());
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+
+    #[test]
+    fn fuzz_refusals() {
+        let problem = br#"{"type":"urn:lessor:problem:stopping","title":"t","status":503,"code":"stopping","detail":"d","request_id":"r","errors":[]}"#;
+        lessor_fuzz::run(&[problem, b"<html>no</html>"], &["\"code\""], |input| {
+            if let Error::Unexpected { body, .. } = refusal(503, None, input) {
+                assert!(body.chars().count() <= EXCERPT_CHARS);
+            }
+        });
+    }
+
+    #[test]
+    fn fuzz_retry_after() {
+        lessor_fuzz::run(&[b"1", b"0.5", b"120"], &["Wed, 21 Oct 2026"], |input| {
+            let mut headers = header::HeaderMap::new();
+            if let Ok(value) = header::HeaderValue::from_bytes(input) {
+                headers.insert(header::RETRY_AFTER, value);
+                let _ = retry_after(&headers);
+            }
+        });
+    }
+}

@@ -283,3 +283,31 @@ mod tests {
         assert!(!parser.take(b"x"));
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+
+    const STREAM: &[u8] =
+        b"id: 7\nevent: gap\ndata: {\"from\":1}\n\n: ping\n\nid: 8\ndata: {}\ndata: x\n\n";
+
+    #[test]
+    fn fuzz_streams() {
+        lessor_fuzz::run(&[STREAM], &["data: x\n", "id:", "event: gap\n"], |input| {
+            let (whole, cut) = input.split_at(input.len() / 2);
+            let (mut at_once, mut in_parts) = (Parser::default(), Parser::default());
+            let good = at_once.take(input);
+            if in_parts.take(whole) {
+                in_parts.take(cut);
+            }
+            // Wherever it was cut, the same blocks come out.
+            if good {
+                let blocks = |parser: &Parser| format!("{:?}", parser.blocks);
+                assert_eq!(blocks(&at_once), blocks(&in_parts));
+            }
+            for block in &at_once.blocks {
+                let _ = block.read();
+            }
+        });
+    }
+}

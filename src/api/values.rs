@@ -80,7 +80,14 @@ fn parameter(parameter: &mut Value) {
     let Some(schema) = parameter.get_mut("schema") else {
         return;
     };
-    match (place.as_str().unwrap_or_default(), of.as_str().unwrap_or_default()) {
+    // A header that may be left out is not one that may be null: nobody can send that.
+    if place == "header" {
+        schema["type"] = json!("string");
+    }
+    match (
+        place.as_str().unwrap_or_default(),
+        of.as_str().unwrap_or_default(),
+    ) {
         ("path", "pool" | "agent" | "session") => name(schema),
         ("path", "command") => schema["format"] = json!("uuid"),
         ("path", "owner") => text(schema, 256),

@@ -116,10 +116,13 @@ impl WireConfig {
 
 /// A scheme and a host, as browsers send them: no path, no slash at the end.
 fn origin(value: &str) -> Result<HeaderValue, String> {
-    let wrong = || "must be an origin such as https://console.example.com, without a path".to_owned();
+    let wrong =
+        || "must be an origin such as https://console.example.com, without a path".to_owned();
     let uri: Uri = value.parse().map_err(|_| wrong())?;
     let is_origin = matches!(uri.scheme_str(), Some("http" | "https"))
-        && uri.authority().is_some_and(|who| !who.as_str().contains('@'))
+        && uri
+            .authority()
+            .is_some_and(|who| !who.as_str().contains('@'))
         && value.matches('/').count() == 2;
     if !is_origin {
         return Err(wrong());
@@ -133,6 +136,40 @@ fn network(value: &str) -> Result<IpNet, String> {
         .parse()
         .or_else(|_| value.parse::<IpAddr>().map(IpNet::from))
         .map_err(|_| "must be an address or a network such as 10.0.0.0/8".to_owned())
+}
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+
+    #[test]
+    fn fuzz_options() {
+        let examples: &[&[u8]] = &[
+            b"https://a.example:8443",
+            b"10.0.0.0/8",
+            b"fd00::/8",
+            b"localhost:80",
+        ];
+        lessor_fuzz::run(
+            examples,
+            &["://", "@", "/", "*", "null", "[::1]:80"],
+            |input| {
+                let text = String::from_utf8_lossy(input);
+                if let Ok(origin) = origin(&text) {
+                    let origin = origin.to_str().expect("visible");
+                    assert!(
+                        origin.starts_with("http")
+                            && !origin.ends_with('/')
+                            && !origin.contains('@')
+                    );
+                }
+                let _ = network(&text);
+                if let Ok(address) = crate::config::address(&text) {
+                    assert!(text.contains(&address.port().to_string()) || text.contains('0'));
+                }
+            },
+        );
+    }
 }
 
 #[cfg(test)]
@@ -172,7 +209,14 @@ mod tests {
             &["--tls-cert", "c"][..],
             &["--tls-key", "k"],
             &["--tls-client-ca", "a"],
-            &["--tls-cert", "c", "--tls-key", "k", "--tls-client-certs", "required"],
+            &[
+                "--tls-cert",
+                "c",
+                "--tls-key",
+                "k",
+                "--tls-client-certs",
+                "required",
+            ],
         ] {
             let error = wire(half).expect("it parses").validate().expect_err("half");
             assert!(error.to_string().contains("LESSOR_TLS_"), "{error}");

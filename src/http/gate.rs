@@ -114,7 +114,10 @@ fn kind(method: &Method, uri: &Uri) -> Kind {
             _ => Kind::Beat,
         };
     }
-    if uri.query().is_some_and(|query| query.contains("wait_seconds=")) {
+    if uri
+        .query()
+        .is_some_and(|query| query.contains("wait_seconds="))
+    {
         return Kind::Wait;
     }
     Kind::Work
@@ -146,7 +149,11 @@ mod tests {
             (Method::PUT, "/v1/agents/reports", Kind::Beat),
             (Method::POST, "/v1/agents/a/reports", Kind::Report),
             (Method::POST, "/v1/sessions", Kind::Work),
-            (Method::GET, "/v1/sessions/x?wait_for=running&wait_seconds=9", Kind::Wait),
+            (
+                Method::GET,
+                "/v1/sessions/x?wait_for=running&wait_seconds=9",
+                Kind::Wait,
+            ),
             (Method::GET, "/v1/agents/a", Kind::Work),
         ] {
             assert_eq!(kind(&method, &Uri::from_static(uri)), expected, "{uri}");

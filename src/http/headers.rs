@@ -44,14 +44,23 @@ mod tests {
     #[test]
     fn pages_are_kept_to_themselves() {
         let mut page = HeaderMap::new();
-        page.insert(header::CONTENT_TYPE, "text/html; charset=utf-8".parse().expect("a header"));
-        page.insert(header::X_FRAME_OPTIONS, "SAMEORIGIN".parse().expect("a header"));
+        page.insert(
+            header::CONTENT_TYPE,
+            "text/html; charset=utf-8".parse().expect("a header"),
+        );
+        page.insert(
+            header::X_FRAME_OPTIONS,
+            "SAMEORIGIN".parse().expect("a header"),
+        );
         secure(&mut page);
         assert_eq!(page[header::X_FRAME_OPTIONS], "SAMEORIGIN");
         assert_eq!(page[header::REFERRER_POLICY], "no-referrer");
         assert!(page.contains_key(header::CONTENT_SECURITY_POLICY));
         let mut json = HeaderMap::new();
-        json.insert(header::CONTENT_TYPE, "application/json".parse().expect("a header"));
+        json.insert(
+            header::CONTENT_TYPE,
+            "application/json".parse().expect("a header"),
+        );
         secure(&mut json);
         assert_eq!(json[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
         assert_eq!(json.len(), 2);

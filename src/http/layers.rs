@@ -99,11 +99,7 @@ impl Edge {
     }
 }
 
-async fn edge(
-    State(at): State<Arc<Edge>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+async fn edge(State(at): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
     let version = request.version();
     let id = RequestId::of(request.headers());
     let no_store = is_api(request.uri().path());

@@ -278,8 +278,16 @@ mod tests {
             assert!(limit.enter(&with(guess), from("2001:db8::1")).is_ok());
             limit.guessed(from("2001:db8::2"));
         }
-        assert!(limit.enter(&with("Bearer g3"), from("2001:db8::3")).is_err());
-        assert!(limit.enter(&with("Bearer g3"), from("2001:db8:1::3")).is_ok());
+        assert!(
+            limit
+                .enter(&with("Bearer g3"), from("2001:db8::3"))
+                .is_err()
+        );
+        assert!(
+            limit
+                .enter(&with("Bearer g3"), from("2001:db8:1::3"))
+                .is_ok()
+        );
     }
 
     #[test]
@@ -294,7 +302,10 @@ mod tests {
         let mut buckets = limit.buckets.lock().expect("the lock");
         assert_eq!(buckets.full_at.len(), MAX_KEYS + 1);
         let later = now + Duration::from_secs(61);
-        assert_eq!(buckets.room_for(Key::Guesses([1, 1, 1, 1].into()), later), Key::Guesses([1, 1, 1, 1].into()));
+        assert_eq!(
+            buckets.room_for(Key::Guesses([1, 1, 1, 1].into()), later),
+            Key::Guesses([1, 1, 1, 1].into())
+        );
         assert!(buckets.full_at.is_empty());
     }
 

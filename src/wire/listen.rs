@@ -122,4 +122,3 @@ async fn unless_fatal(error: &io::Error) {
     tracing::error!(%error, "a connection could not be accepted");
     tokio::time::sleep(WITHOUT_FILES).await;
 }
-

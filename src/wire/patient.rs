@@ -27,7 +27,11 @@ impl<T> Patient<T> {
         }
     }
 
-    fn judge<R>(&mut self, polled: Poll<io::Result<R>>, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
+    fn judge<R>(
+        &mut self,
+        polled: Poll<io::Result<R>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<R>> {
         if polled.is_ready() {
             self.stuck = None;
             return polled;

@@ -36,10 +36,16 @@ impl Places {
     pub fn take(self: &Arc<Self>, address: IpAddr, is_proxy: bool) -> Option<Place> {
         let one = Arc::clone(&self.all).try_acquire_owned().ok()?;
         let Some(most) = self.most_of_one.filter(|_| !is_proxy) else {
-            return Some(Place { _one: one, of: None });
+            return Some(Place {
+                _one: one,
+                of: None,
+            });
         };
         let address = household(address);
-        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_address = self
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let count = by_address.entry(address).or_default();
         if *count >= most {
             return None;
@@ -57,7 +63,10 @@ impl Drop for Place {
         let Some((places, address)) = &self.of else {
             return;
         };
-        let mut by_address = places.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_address = places
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = by_address.get_mut(address) {
             *count -= 1;
             if *count == 0 {

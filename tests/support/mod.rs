@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use lessor::app::{App, Settings};
 use lessor::wire::Limits;
+use lessor::wire::tls::Tls;
 use lessor_client::Client;
 use lessor_protocol::{
     Assignment, Claim, Claimed, HeldSession, Instance, NewSession, Outcome, PoolSpec, Register,
@@ -76,6 +77,16 @@ impl TestServer {
 
     /// A server on a database, with changed settings.
     pub async fn over(database: Arc<TestDatabase>, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::wired(database, change, Limits::default(), None).await
+    }
+
+    /// A server on a database, with changed settings and its own limits of the wire, with or without TLS.
+    pub async fn wired(
+        database: Arc<TestDatabase>,
+        change: impl FnOnce(&mut Settings),
+        limits: Limits,
+        tls: Option<Arc<Tls>>,
+    ) -> Self {
         let mut settings = Settings::over(&database.url);
         change(&mut settings);
         let app = App::start(settings).expect("the app starts");
@@ -86,7 +97,7 @@ impl TestServer {
         let router = lessor::api::router(&app);
         let stopping = app.stop.clone();
         let serving = tokio::spawn(async move {
-            lessor::wire::serve(listener, router, Limits::default(), None, stopping)
+            lessor::wire::serve(listener, router, limits, tls, stopping)
                 .await
                 .expect("it serves");
         });
