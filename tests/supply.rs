@@ -237,7 +237,7 @@ fn rust_files(path: &Path, visit: &mut impl FnMut(&Path, &str)) {
         for entry in fs::read_dir(path).expect("a folder") {
             rust_files(&entry.expect("an entry").path(), visit);
         }
-    } else if path.extension().is_some_and(|end| end == "rs") {
+    } else if path.is_file() && path.extension().is_some_and(|end| end == "rs") {
         visit(path, &fs::read_to_string(path).expect("text"));
     }
 }

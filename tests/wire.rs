@@ -104,10 +104,11 @@ async fn polls_and_beats_share_one_http2_connection() {
     assert_eq!(status, 200);
     assert!(text.contains(&session.id.to_string()), "{text}");
     // A stop ends the connection once its requests are answered.
-    let claim = serde_json::to_string(&agent.claim_body(0, 30.0)).expect("JSON");
+    let other = server.agent("b", "p", "d", 3).await;
+    let claim = serde_json::to_string(&other.claim_body(0, 30.0)).expect("JSON");
     let parked = tokio::spawn({
         let send = send.clone();
-        async move { call(&send, "POST", "/v1/agents/a/claim", Some(claim)).await }
+        async move { call(&send, "POST", "/v1/agents/b/claim", Some(claim)).await }
     });
     server.has_parked("p", 1).await;
     server.stop().await;
@@ -147,6 +148,28 @@ async fn slow_clients_are_cut_off() {
     assert!(said[4].1.starts_with("HTTP/1.1 400"), "{said:?}");
     assert!(said[4].1.contains("did not come within 1 s"), "{said:?}");
     assert_eq!(server.fetch("/healthz").await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_http2_connection_on_which_nothing_is_asked_is_closed() {
+    let limits = Limits {
+        slow_after: Duration::from_secs(1),
+        ..Limits::default()
+    };
+    let server = server(limits, |_| {}).await;
+    let (send, connection) = h2::client::handshake(connect(&server).await)
+        .await
+        .expect("HTTP/2");
+    let open = tokio::spawn(connection);
+    let send = send.ready().await.expect("ready");
+    assert_eq!(call(&send, "GET", "/healthz", None).await.0, 200);
+    // It is told to go, and answers to what it asked before.
+    let ended = tokio::time::timeout(Duration::from_secs(20), open).await;
+    ended
+        .expect("it is closed in time")
+        .expect("its task")
+        .expect("in order");
     server.stop().await;
 }
 

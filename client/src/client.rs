@@ -127,6 +127,8 @@ impl Client {
             .user_agent(concat!("lessor-client/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_keepalive(Duration::from_secs(15))
+            // The service closes what was idle for 60 s: nobody is to send into that.
+            .pool_idle_timeout(Duration::from_secs(50))
             // A POST that is redirected silently becomes a GET: better a clear error.
             .redirect(reqwest::redirect::Policy::none());
         if base.scheme() == "http" {

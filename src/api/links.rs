@@ -4,7 +4,8 @@
 //! the parameter filled from the answer, and the body where the call would fail without it. Generated
 //! clients show them, and stateful fuzzers walk along them.
 //!
-//! What it does not do: link lists and single reads; what they show was made by somebody.
+//! What it does not do: link lists and single reads; what they show was made by somebody. Nor does a call
+//! lead to itself: walks along links begin where none leads to.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,12 @@ struct Made {
 }
 
 const MADE: &[Made] = &[
+    // Where everything begins: whoever has found the service makes a pool.
+    Made {
+        by: "get_versions",
+        statuses: &["200"],
+        tells: &[("pool", "local")],
+    },
     Made {
         by: "put_pool",
         statuses: &["200", "201"],
@@ -58,7 +65,9 @@ pub fn add(document: &mut Value) {
             let filled = !parameters.is_empty()
                 && parameters.iter().all(|name| names.contains(&name.as_str()));
             let body = body(made.by, id);
-            if (filled && !own) || body.is_some() {
+            // Before there is a pool there is nothing else to do with one.
+            let early = made.by == "get_versions" && id != "put_pool";
+            if id != made.by && !early && ((filled && !own) || body.is_some()) {
                 let key = format!("{}_{id}", made.by);
                 mine.insert(
                     id.clone(),
@@ -92,8 +101,15 @@ fn link(made: &Made, id: &str, parameters: &[String], body: Option<Value>) -> Va
 /// What a call's body must say of what another call made.
 fn body(by: &str, id: &str) -> Option<Value> {
     match (by, id) {
-        ("put_pool", "register_agent" | "create_session") => {
-            Some(json!({"pool": "$response.body#/name"}))
+        ("get_versions", "put_pool") => Some(json!({"platform": "process"})),
+        ("put_pool", "register_agent") => Some(json!({"pool": "$response.body#/name"})),
+        ("put_pool", "create_session") => Some(json!({
+            "pool": "$response.body#/name",
+            "platform": "$response.body#/platform",
+            "region": "$response.body#/region",
+        })),
+        ("put_pool", "create_sessions") => {
+            Some(json!({"sessions": [{"pool": "$response.body#/name", "spec": {}}]}))
         }
         ("register_agent", "send_heartbeat" | "send_reports" | "send_inventory") => {
             Some(json!({"incarnation": "$response.body#/incarnation"}))

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -20,7 +21,8 @@ use super::Limits;
 use super::patient::Patient;
 use crate::http::SlowAfter;
 
-/// The most bytes of a request's head, and of what is read of a body at once. Beyond it: 431.
+/// The most bytes of a request's head: 431 beyond it. The parser looks when its buffer is full, which
+/// may then have twice the size that it was given.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// The most headers of a request. Beyond it: 431.
@@ -41,10 +43,11 @@ pub struct Shared {
 }
 
 /// The requests of one connection.
-#[derive(Clone)]
 struct Requests {
     shared: Arc<Shared>,
     peer: IpAddr,
+    /// How many there were, where anybody asks.
+    begun: Option<Arc<AtomicUsize>>,
 }
 
 impl hyper::service::Service<hyper::Request<Incoming>> for Requests {
@@ -53,6 +56,9 @@ impl hyper::service::Service<hyper::Request<Incoming>> for Requests {
     type Future = RouteFuture<Infallible>;
 
     fn call(&self, request: hyper::Request<Incoming>) -> Self::Future {
+        if let Some(begun) = &self.begun {
+            begun.fetch_add(1, Ordering::Relaxed);
+        }
         let limits = &self.shared.limits;
         let mut request = request.map(Body::new);
         let client = limits.proxies.client(self.peer, request.headers());
@@ -73,10 +79,15 @@ where
     let slow_after = shared.limits.slow_after;
     let stop = shared.stop.clone();
     let io = TokioIo::new(Patient::new(stream, slow_after));
-    let requests = Requests { shared, peer };
+    let begun = is_h2.then(Arc::default);
+    let requests = Requests {
+        shared,
+        peer,
+        begun: begun.clone(),
+    };
     // Each has its own branch, so that one over HTTP/1.1 is not as large as one over HTTP/2.
-    if is_h2 {
-        Box::pin(over_h2(io, requests, &stop)).await;
+    if let Some(begun) = begun {
+        Box::pin(over_h2(io, requests, &begun, slow_after, &stop)).await;
     } else {
         over_h1(io, requests, slow_after, &stop).await;
     }
@@ -90,7 +101,7 @@ where
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(slow_after)
-            .max_buf_size(MAX_HEAD_BYTES)
+            .max_buf_size(MAX_HEAD_BYTES / 2)
             .max_headers(MAX_HEADERS)
             .serve_connection(io, requests)
     );
@@ -106,8 +117,15 @@ where
     }
 }
 
-async fn over_h2<I>(io: I, requests: Requests, stop: &CancellationToken)
-where
+/// HTTP/2 has no clock for its greeting, nor for a connection on which nothing is asked: here each time
+/// that passes without a new request ends it. What is under way is answered first.
+async fn over_h2<I>(
+    io: I,
+    requests: Requests,
+    begun: &AtomicUsize,
+    slow_after: Duration,
+    stop: &CancellationToken,
+) where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     let mut connection = pin!(
@@ -119,12 +137,24 @@ where
             .max_header_list_size(MAX_HEAD_BYTES as u32)
             .serve_connection(io, requests)
     );
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let mut before = 0;
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(slow_after) => {
+                let now = begun.load(Ordering::Relaxed);
+                if now != before {
+                    before = now;
+                    continue;
+                }
+                if now == 0 {
+                    return;
+                }
+            }
         }
+        connection.as_mut().graceful_shutdown();
+        break connection.await;
     };
     if let Err(error) = ended {
         tracing::trace!(%error, "a connection broke");
