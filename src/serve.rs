@@ -143,7 +143,8 @@ impl Prepared {
         let router = crate::api::router(&self.app);
         let stopping = self.app.stop.clone();
         if let Some(tls) = &self.tls {
-            tokio::spawn(Arc::clone(tls).keep_reading(stopping.clone()));
+            let reading = Arc::clone(tls).keep_reading(stopping.clone());
+            self.app.writes().spawn(reading);
         }
         tracing::info!(address = %self.address, tls = self.tls.is_some(), "serving");
         let server = wire::serve(self.listener, router, self.limits, self.tls, stopping);

@@ -49,8 +49,7 @@ fn peak_mib(pid: u32) -> usize {
 }
 
 /// Calls again and again, whatever it is told, until it is enough.
-async fn insist(url: String, met: Arc<Met>, enough: Arc<AtomicBool>) {
-    let http = reqwest::Client::new();
+async fn insist(http: reqwest::Client, url: String, met: Arc<Met>, enough: Arc<AtomicBool>) {
     let new = NewSession::in_pool("p", &json!({"padding": "x".repeat(20_000)})).expect("a spec");
     let body = serde_json::to_vec(&new).expect("JSON");
     while !enough.load(Ordering::Relaxed) {
@@ -123,9 +122,11 @@ async fn what_is_too_much_is_refused_and_no_agent_notices() {
         beats.push(tokio::spawn(beat(agent, Arc::clone(&enough))));
     }
     let before = peak_mib(server.pid());
+    let http = reqwest::Client::new();
     let callers: Vec<_> = (0..CALLERS)
         .map(|_| {
             tokio::spawn(insist(
+                http.clone(),
                 server.url.clone(),
                 Arc::clone(&met),
                 Arc::clone(&enough),

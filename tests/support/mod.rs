@@ -31,6 +31,8 @@ use uuid::Uuid;
 pub struct TestServer {
     pub app: Arc<App>,
     pub client: Client,
+    /// For calls as bytes, each over a connection of its own. Made once, since that takes longer than a call.
+    pub http: reqwest::Client,
     pub url: String,
     pub database: Arc<TestDatabase>,
     serving: tokio::task::JoinHandle<()>,
@@ -105,6 +107,10 @@ impl TestServer {
         Self {
             app,
             client,
+            http: reqwest::Client::builder()
+                .pool_max_idle_per_host(0)
+                .build()
+                .expect("a client"),
             url,
             database,
             serving,
@@ -192,7 +198,10 @@ impl TestServer {
     /// A metric of `/metrics` by its line without the value, such as `lessor_x_total` or
     /// `lessor_x{pool="p"}`; none if it is not there.
     pub async fn find_metric(&self, line: &str) -> Option<f64> {
-        let text = reqwest::get(format!("{}/metrics", self.url))
+        let text = self
+            .http
+            .get(format!("{}/metrics", self.url))
+            .send()
             .await
             .expect("metrics")
             .text()
