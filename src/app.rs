@@ -228,6 +228,8 @@ fn count_from_zero() {
         metrics::counter!("lessor_reports_total", "outcome" => outcome.as_str()).absolute(0);
     }
     metrics::counter!("lessor_activity_failures_total").absolute(0);
+    metrics::counter!("lessor_http_shed_total").absolute(0);
+    metrics::counter!("lessor_connections_refused_total").absolute(0);
     metrics::counter!("lessor_events_sequenced_total").absolute(0);
     metrics::gauge!("lessor_event_streams").increment(0.0);
     for limit in crate::limits::Limit::ALL {

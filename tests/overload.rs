@@ -193,10 +193,11 @@ async fn whoever_hangs_up_takes_his_place_with_him_only_when_the_work_is_done() 
         .await
         .expect("a session");
     let holder = database.client().await;
-    holder
-        .batch_execute("BEGIN; LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE")
-        .await
-        .expect("a lock");
+    let locked = format!(
+        "BEGIN; SELECT 1 FROM sessions WHERE id = '{}' FOR UPDATE",
+        session.id
+    );
+    holder.batch_execute(&locked).await.expect("a lock");
     let address = server.url.trim_start_matches("http://").to_owned();
     let body = "{\"priority\":7}";
     let request = format!(
@@ -216,9 +217,8 @@ async fn whoever_hangs_up_takes_his_place_with_him_only_when_the_work_is_done() 
         eventually("its work waits for the lock, too", || async {
             let row = holder
                 .query_one(
-                    "SELECT count(DISTINCT pid) FROM pg_locks
-                      WHERE NOT granted AND relation = 'sessions'::regclass
-                        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+                    "SELECT count(*) FROM pg_stat_activity
+                      WHERE wait_event_type = 'Lock' AND datname = current_database()",
                     &[],
                 )
                 .await
