@@ -20,6 +20,7 @@ test: ## Everything that must hold: format, lints, every test
 	cargo test --locked --workspace --doc --quiet
 	$(MAKE) --no-print-directory bench-check SCENARIO='claims failover start'
 	cargo nextest run --locked --workspace
+	@echo "Known vulnerabilities of dependencies were not looked for: make supply does that."
 
 bench: ## Measure beside PostgreSQL and beside other queues; SCENARIO=claims for one, ARGS for options
 	@scripts/bring test

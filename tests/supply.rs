@@ -197,6 +197,23 @@ fn nothing_is_there_twice_or_at_all_that_should_not_be() {
 }
 
 #[test]
+fn no_version_is_left_open() {
+    let ours = metadata()["workspace_members"].as_array().expect("members");
+    let mut seen = 0;
+    for (name, package) in packages() {
+        if !ours.contains(&package["id"]) {
+            continue;
+        }
+        for dependency in package["dependencies"].as_array().expect("a list") {
+            let is_ours = dependency["path"].is_string();
+            assert!(is_ours || dependency["req"] != "*", "{name}: {dependency}");
+            seen += usize::from(!is_ours);
+        }
+    }
+    assert!(seen > 40, "only {seen} dependencies");
+}
+
+#[test]
 fn no_crate_of_ours_has_unsafe_code_or_lets_it_in() {
     let workspace = fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
     assert!(

@@ -279,6 +279,8 @@ mod fuzz {
             if let Ok(kinds) = Kinds::parse(&text) {
                 assert!(kinds.names.len() + kinds.prefixes.len() <= MAX_KINDS);
                 assert!(kinds.prefixes.iter().all(|prefix| prefix.ends_with('.')));
+                let words = kinds.names.iter().chain(&kinds.prefixes);
+                assert!(words.into_iter().all(|word| !word.is_empty()));
                 // What is named is taken.
                 assert!(kinds.names.iter().all(|name| kinds.take(name)));
             }
