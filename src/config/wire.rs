@@ -119,11 +119,13 @@ fn origin(value: &str) -> Result<HeaderValue, String> {
     let wrong =
         || "must be an origin such as https://console.example.com, without a path".to_owned();
     let uri: Uri = value.parse().map_err(|_| wrong())?;
-    let is_origin = matches!(uri.scheme_str(), Some("http" | "https"))
-        && uri
-            .authority()
-            .is_some_and(|who| !who.as_str().contains('@'))
-        && value.matches('/').count() == 2;
+    let (Some(scheme @ ("http" | "https")), Some(authority)) = (uri.scheme_str(), uri.authority())
+    else {
+        return Err(wrong());
+    };
+    // Nothing else: no path, no query, no user.
+    let whole = format!("{scheme}://{authority}");
+    let is_origin = value.eq_ignore_ascii_case(&whole) && !authority.as_str().contains('@');
     if !is_origin {
         return Err(wrong());
     }
@@ -243,6 +245,8 @@ mod tests {
             ["--cors-origins", "*"],
             ["--cors-origins", "https://a.example/"],
             ["--cors-origins", "a.example"],
+            ["--cors-origins", "https://a.example?x@b"],
+            ["--cors-origins", "https://user@a.example"],
             ["--trusted-proxies", "10.0.0.0/33"],
             ["--trusted-proxies", "proxy"],
             ["--max-connections", "0"],
