@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test bench bench-check openapi fmt clean
+.PHONY: help run test bench bench-check fuzz schemathesis supply sbom openapi fmt clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,7 @@ test: ## Everything that must hold: format, lints, every test
 	cargo test --locked --workspace --doc --quiet
 	$(MAKE) --no-print-directory bench-check SCENARIO='claims failover start'
 	cargo nextest run --locked --workspace
+	@echo "Known vulnerabilities of dependencies were not looked for: make supply does that."
 
 bench: ## Measure beside PostgreSQL and beside other queues; SCENARIO=claims for one, ARGS for options
 	@scripts/bring test
@@ -31,6 +32,22 @@ bench-check: ## See that each scenario of the bench works, for a second, without
 	cargo build --locked --workspace
 	$${CARGO_TARGET_DIR:-target}/debug/lessor-bench --quick --service $${CARGO_TARGET_DIR:-target}/debug/lessor \
 		--peers $${CARGO_TARGET_DIR:-target}/bench-peers $(SCENARIO)
+
+fuzz: ## Fuzz each parser for longer: TIME=60 seconds, TARGET=cursors for one of them
+	@scripts/bring test
+	LESSOR_FUZZ_SECONDS=$(or $(TIME),60) cargo nextest run --locked --workspace --lib --bins \
+		-E 'test(/fuzz_$(TARGET)/)' --no-fail-fast
+
+schemathesis: ## Hold service and document against each other for longer; TIME=600 seconds
+	@scripts/bring test
+	tests/openapi/prepare.sh
+	LESSOR_SCHEMATHESIS_SECONDS=$(or $(TIME),600) cargo nextest run --locked -p lessor -E 'test(/^schemathesis::/)'
+
+supply: ## Licences, duplicates, sources and advisories by cargo-deny, which is installed if it is missing
+	scripts/supply
+
+sbom: ## Write a bill of materials (CycloneDX) to target/lessor.cdx.json
+	scripts/sbom $${CARGO_TARGET_DIR:-target}/lessor.cdx.json
 
 openapi: ## Write openapi/openapi.json anew from the code
 	cargo run --locked --quiet -p lessor -- openapi > openapi/openapi.json.new

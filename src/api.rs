@@ -3,8 +3,10 @@
 mod document;
 mod gate;
 mod health;
+mod links;
 mod operations;
 mod tidy;
+mod values;
 
 use std::sync::Arc;
 
@@ -23,7 +25,7 @@ use crate::{
 };
 
 pub use document::{openapi, text};
-pub use operations::{EVERYWHERE, PROBLEMS};
+pub use operations::{PROBLEMS, everywhere};
 
 /// The whole service as one router.
 pub fn router(app: &Arc<App>) -> Router {
@@ -37,7 +39,7 @@ pub fn router(app: &Arc<App>) -> Router {
         .merge(health::routes())
         .merge(document::routes())
         .with_state(Arc::clone(app));
-    http::apply(router, app.leaving.clone())
+    http::apply(router, app.edge.clone())
 }
 
 /// The routes under `/v1`. Those that write run to their end whatever the client does; those that
@@ -75,7 +77,14 @@ fn v1(app: Option<&Arc<App>>) -> OpenApiRouter<Arc<App>> {
 }
 
 async fn detach(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let handled = app.writes().spawn(next.run(request).in_current_span());
+    // It runs on when its client has gone, and takes its place until then.
+    let place = request.extensions().get::<Arc<http::Place>>().cloned();
+    let work = async move {
+        let response = next.run(request).await;
+        drop(place);
+        response
+    };
+    let handled = app.writes().spawn(work.in_current_span());
     handled
         .await
         .unwrap_or_else(|error| Error::Internal(error.to_string()).into_response())

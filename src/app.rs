@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,7 @@ use crate::audit::Audit;
 use crate::claims::Dispatchers;
 use crate::error::{Error, Result};
 use crate::events::{self, Tail};
+use crate::http::{Edge, Gate, RateLimit};
 use crate::leases::Renewals;
 use crate::limits::Activities;
 use crate::reports::Reporting;
@@ -45,6 +47,12 @@ pub struct Settings {
     pub db_connections: usize,
     /// How many are kept for heartbeats.
     pub heartbeat_db_connections: usize,
+    /// How many calls of users are worked on at once.
+    pub max_requests: usize,
+    /// How many calls one caller may make in a minute, if that is limited.
+    pub rate_limit_per_minute: Option<u32>,
+    /// Which sites' pages may call.
+    pub cors_origins: Vec<HeaderValue>,
 }
 
 impl Settings {
@@ -62,6 +70,9 @@ impl Settings {
             event_retention: Duration::from_secs(30 * 86_400),
             db_connections: 16,
             heartbeat_db_connections: 2,
+            max_requests: 2_048,
+            rate_limit_per_minute: None,
+            cors_origins: Vec::new(),
         }
     }
 }
@@ -94,6 +105,8 @@ pub struct App {
     pub audit: Audit,
     /// For how long that is kept.
     pub audit_retention: Duration,
+    /// What is judged before anything is done for a request.
+    pub edge: Edge,
     /// Cancelled when the service is about to stop: `/readyz` fails, and it serves on as usual.
     pub leaving: CancellationToken,
     /// Cancelled when the service begins to stop: parked polls end, new ones are refused.
@@ -125,6 +138,7 @@ impl App {
         let (creating, creating_worker) = CreatingWorker::new();
         let (access, access_watch) = Access::new(settings.admin_token.as_ref(), settings.open);
         let (audit, audit_writers) = Audit::new();
+        let leaving = CancellationToken::new();
         let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
         let background = TaskTracker::new();
         let dispatchers = Dispatchers::new(settings.max_waiters, background.clone(), stop.clone());
@@ -142,7 +156,15 @@ impl App {
             access,
             audit,
             audit_retention: settings.audit_retention,
-            leaving: CancellationToken::new(),
+            edge: Edge {
+                leaving: leaving.clone(),
+                gate: Arc::new(Gate::new(settings.max_requests, settings.max_waiters)),
+                rate_limit: settings
+                    .rate_limit_per_minute
+                    .map(|quota| Arc::new(RateLimit::per_minute(quota))),
+                cors_origins: settings.cors_origins,
+            },
+            leaving,
             stop,
             writes: TaskTracker::new(),
             halt: halt.clone(),
@@ -225,6 +247,8 @@ fn count_from_zero() {
     }
     metrics::counter!("lessor_activity_failures_total").absolute(0);
     metrics::counter!("lessor_audit_unfinished_total").absolute(0);
+    metrics::counter!("lessor_http_shed_total").absolute(0);
+    metrics::counter!("lessor_connections_refused_total").absolute(0);
     metrics::counter!("lessor_events_sequenced_total").absolute(0);
     metrics::gauge!("lessor_event_streams").increment(0.0);
     for limit in crate::limits::Limit::ALL {

@@ -10,6 +10,8 @@
 //! What it does not do: look at files or the network; a setting can be well-formed and still lead
 //! nowhere.
 
+mod wire;
+
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,6 +22,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::access::AccessMode;
 use crate::telemetry::LogFormat;
+
+pub use wire::{ClientCerts, WireConfig};
 
 /// Every setting of the service.
 #[derive(Clone, Debug, clap::Args)]
@@ -94,6 +98,10 @@ pub struct Config {
     #[arg(long, env = "LESSOR_STOP_TIMEOUT_SECONDS", value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub stop_timeout_seconds: u32,
 
+    /// How it is reached, and how much by whom.
+    #[command(flatten)]
+    pub wire: WireConfig,
+
     /// What to log: a level, or levels by module such as `info,lessor::claims=debug`
     #[arg(
         long,
@@ -137,6 +145,9 @@ pub enum ConfigError {
         "LESSOR_LISTEN_URL is for a DATABASE_URL that leads to a pooler; there is no DATABASE_URL. Set it too, or unset LESSOR_LISTEN_URL."
     )]
     ListenUrlAlone,
+    /// Half of what TLS needs.
+    #[error("{0} is set without {1}. Set both, or neither.")]
+    TlsHalf(&'static str, &'static str),
     /// It has no default here.
     #[error(
         "There is no home folder to keep data in. Set LESSOR_DATA_DIR to a folder, or DATABASE_URL to a PostgreSQL."
@@ -180,6 +191,7 @@ impl Config {
             }
             None | Some(_) => {}
         }
+        self.wire.validate()?;
         if self.listen_url.is_some() && self.database_url.is_none() {
             return Err(ConfigError::ListenUrlAlone);
         }
@@ -429,7 +441,7 @@ mod tests {
     #[test]
     fn the_reference_lists_every_option() {
         let reference = reference();
-        assert_eq!(reference.lines().count(), 2 + 17, "{reference}");
+        assert_eq!(reference.lines().count(), 2 + 28, "{reference}");
         assert!(
             reference.contains(
                 "| `LESSOR_LISTEN` | `--listen` | `127.0.0.1:8080` | The address to serve on |"

@@ -39,6 +39,9 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// # Errors
 /// As [`serve::start`]; and when the agents cannot be started.
 pub async fn run(config: Config) -> Result<(), Fatal> {
+    if config.wire.tls_cert.is_some() {
+        return Err("the fleet of `lessor dev` speaks plain HTTP on one machine; unset LESSOR_TLS_CERT, or use `lessor serve`".into());
+    }
     let program = agent_program()?;
     let data_dir = config.data_dir()?;
     let token = config.admin_token.clone();

@@ -46,3 +46,4 @@ pub mod store;
 pub mod telemetry;
 pub mod upkeep;
 pub mod wakeups;
+pub mod wire;

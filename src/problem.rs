@@ -181,6 +181,7 @@ mod tests {
         for code in [
             ProblemCode::TooManyWaiters,
             ProblemCode::DatabaseUnavailable,
+            ProblemCode::Overloaded,
             ProblemCode::Stopping,
         ] {
             let response = Problem::new(code, "later").into_response();

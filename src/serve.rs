@@ -17,6 +17,8 @@ use crate::app::{App, Settings};
 use crate::config::Config;
 use crate::postgres::{Options, PrivatePostgres};
 use crate::store::{self, listen, migrate};
+use crate::wire::tls::Tls;
+use crate::wire::{self, Limits};
 
 /// An error that ends the program, as its text says.
 pub type Fatal = Box<dyn std::error::Error + Send + Sync>;
@@ -30,6 +32,8 @@ pub struct Prepared {
     pub app: Arc<App>,
     listener: TcpListener,
     address: std::net::SocketAddr,
+    limits: Limits,
+    tls: Option<Arc<Tls>>,
     postgres: Option<PrivatePostgres>,
     patience: Patience,
 }
@@ -82,6 +86,8 @@ pub async fn prepare(config: Config) -> Result<Prepared, Fatal> {
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", config.listen))?;
     let address = listener.local_addr()?;
+    let tls = config.wire.tls().map(Tls::read).transpose()?;
+    raise_file_limit();
     let (url, postgres) = database(&config).await?;
     let listen_url = config
         .listen_url
@@ -103,6 +109,9 @@ pub async fn prepare(config: Config) -> Result<Prepared, Fatal> {
         event_retention: Duration::from_secs(u64::from(config.event_retention_days) * 86_400),
         db_connections: config.db_connections as usize,
         heartbeat_db_connections: config.heartbeat_db_connections as usize,
+        max_requests: config.wire.max_requests as usize,
+        rate_limit_per_minute: config.wire.rate_limit_per_minute,
+        cors_origins: config.wire.cors_origins.clone(),
     })?;
     if config.is_open() {
         warn_of_tokens(&app).await;
@@ -126,6 +135,8 @@ pub async fn prepare(config: Config) -> Result<Prepared, Fatal> {
         app,
         listener,
         address,
+        limits: config.wire.limits(),
+        tls,
         postgres,
         patience,
     })
@@ -150,17 +161,33 @@ impl Prepared {
     pub fn serve(self) -> Running {
         let router = crate::api::router(&self.app);
         let stopping = self.app.stop.clone();
-        let router = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
-        let server = axum::serve(self.listener, router)
-            .with_graceful_shutdown(async move { stopping.cancelled().await });
-        tracing::info!(address = %self.address, "serving");
+        if let Some(tls) = &self.tls {
+            let reading = Arc::clone(tls).keep_reading(stopping.clone());
+            self.app.writes().spawn(reading);
+        }
+        tracing::info!(address = %self.address, tls = self.tls.is_some(), "serving");
+        let server = wire::serve(self.listener, router, self.limits, self.tls, stopping);
         Running {
             app: self.app,
             address: self.address,
             postgres: self.postgres,
-            server: tokio::spawn(server.into_future()),
+            server: tokio::spawn(server),
             patience: self.patience,
         }
+    }
+}
+
+/// Connections are files, and the limit that processes begin with (1,024 of them) is for programs of
+/// another kind. Where it cannot be raised, accepting waits for room.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit on open files could not be raised");
     }
 }
 

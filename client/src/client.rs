@@ -119,6 +119,8 @@ impl Client {
             .user_agent(concat!("lessor-client/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_keepalive(Duration::from_secs(15))
+            // The service closes what was idle for 60 s: nobody is to send into that.
+            .pool_idle_timeout(Duration::from_secs(50))
             // A POST that is redirected silently becomes a GET: better a clear error.
             .redirect(reqwest::redirect::Policy::none());
         if base.scheme() == "http" {
@@ -311,5 +313,31 @@ mod tests {
         }
         assert!(Client::new("http://host", Some("a\nb")).is_err());
         assert!(Client::new("https://host", Some("t")).is_ok());
+    }
+}
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+
+    #[test]
+    fn fuzz_refusals() {
+        let problem = br#"{"type":"urn:lessor:problem:stopping","title":"t","status":503,"code":"stopping","detail":"d","request_id":"r","errors":[]}"#;
+        lessor_fuzz::run(&[problem, b"<html>no</html>"], &["\"code\""], |input| {
+            if let Error::Unexpected { body, .. } = refusal(503, None, input) {
+                assert!(body.chars().count() <= EXCERPT_CHARS);
+            }
+        });
+    }
+
+    #[test]
+    fn fuzz_retry_after() {
+        lessor_fuzz::run(&[b"1", b"0.5", b"120"], &["Wed, 21 Oct 2026"], |input| {
+            let mut headers = header::HeaderMap::new();
+            if let Ok(value) = header::HeaderValue::from_bytes(input) {
+                headers.insert(header::RETRY_AFTER, value);
+                let _ = retry_after(&headers);
+            }
+        });
     }
 }

@@ -188,6 +188,8 @@ fn lost() -> Error {
 struct Parser {
     line: Vec<u8>,
     block: Block,
+    /// Bytes of the block so far, its lines without the present one.
+    block_bytes: usize,
     blocks: VecDeque<Block>,
 }
 
@@ -208,7 +210,9 @@ impl Parser {
             }
             let line = String::from_utf8_lossy(&self.line).into_owned();
             self.line.clear();
+            self.block_bytes += line.len();
             if line.is_empty() {
+                self.block_bytes = 0;
                 self.blocks.push_back(std::mem::take(&mut self.block));
                 continue;
             }
@@ -227,7 +231,7 @@ impl Parser {
                 _ => {}
             }
         }
-        self.line.len() <= MAX_BLOCK_BYTES
+        self.block_bytes + self.line.len() <= MAX_BLOCK_BYTES
     }
 }
 
@@ -281,5 +285,45 @@ mod tests {
         let mut parser = Parser::default();
         assert!(parser.take(&[b'x'; MAX_BLOCK_BYTES]));
         assert!(!parser.take(b"x"));
+    }
+
+    #[test]
+    fn a_block_without_an_end_is_given_up() {
+        let mut parser = Parser::default();
+        let line = [&b"data: "[..], &[b'x'; 1_000], b"\n"].concat();
+        let taken = (0..10_000).take_while(|_| parser.take(&line)).count();
+        assert!((4_000..4_300).contains(&taken), "{taken} lines");
+        // The next one begins anew.
+        let mut parser = Parser::default();
+        let whole = [&line[..], b"\n"].concat();
+        assert!((0..10_000).all(|_| parser.take(&whole)));
+    }
+}
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+
+    const STREAM: &[u8] =
+        b"id: 7\nevent: gap\ndata: {\"from\":1}\n\n: ping\n\nid: 8\ndata: {}\ndata: x\n\n";
+
+    #[test]
+    fn fuzz_streams() {
+        lessor_fuzz::run(&[STREAM], &["data: x\n", "id:", "event: gap\n"], |input| {
+            let (whole, cut) = input.split_at(input.len() / 2);
+            let (mut at_once, mut in_parts) = (Parser::default(), Parser::default());
+            let good = at_once.take(input);
+            if in_parts.take(whole) {
+                in_parts.take(cut);
+            }
+            // Wherever it was cut, the same blocks come out.
+            if good {
+                let blocks = |parser: &Parser| format!("{:?}", parser.blocks);
+                assert_eq!(blocks(&at_once), blocks(&in_parts));
+            }
+            for block in &at_once.blocks {
+                let _ = block.read();
+            }
+        });
     }
 }

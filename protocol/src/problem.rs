@@ -124,12 +124,16 @@ problems! {
     IdempotencyKeyReused = "idempotency_key_reused", 422, "The idempotency key was used for another request";
     /// The service does not speak this protocol version.
     ProtocolVersionUnsupported = "protocol_version_unsupported", 422, "The protocol version is not spoken";
+    /// More calls than this caller may make.
+    RateLimited = "rate_limited", 429, "Too many calls";
     /// The service failed.
     Internal = "internal", 500, "The service failed";
     /// Too many polls are parked.
     TooManyWaiters = "too_many_waiters", 503, "Too many polls are parked";
     /// The database cannot be reached.
     DatabaseUnavailable = "database_unavailable", 503, "The database cannot be reached";
+    /// The service has as much to do as it takes on.
+    Overloaded = "overloaded", 503, "The service has too much to do";
     /// The service is stopping.
     Stopping = "stopping", 503, "The service is stopping";
 }

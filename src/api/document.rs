@@ -68,10 +68,13 @@ pub fn openapi() -> serde_json::Value {
     }
     for (operation, codes) in PROBLEMS {
         let mut codes = codes.to_vec();
-        codes.extend(super::operations::EVERYWHERE);
+        codes.extend(super::operations::everywhere(operation));
         add_problems(&mut document, operation, &codes);
     }
-    super::tidy::tidy(&document)
+    let mut document = super::tidy::tidy(&document);
+    super::values::describe(&mut document);
+    super::links::add(&mut document);
+    document
 }
 
 /// The document as it is served, printed and committed: pretty, with a line feed at its end.

@@ -10,12 +10,11 @@
 //! - What may not be seen is answered as the operation answers what is not there.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{
-    ConnectInfo, FromRequestParts as _, MatchedPath, OriginalUri, RawPathParams, Request, State,
+    FromRequestParts as _, MatchedPath, OriginalUri, RawPathParams, Request, State,
 };
 use axum::http::Method;
 use axum::middleware::Next;
@@ -30,7 +29,7 @@ use crate::access::{self, Caller};
 use crate::app::App;
 use crate::audit::Begun;
 use crate::error::Error;
-use crate::http::{RequestId, Resolved};
+use crate::http::{ClientAddress, RequestId, Resolved};
 use crate::problem::Problem;
 
 /// By path as routes are written, without `/v1`: the methods that are mounted, each with its rule.
@@ -216,7 +215,7 @@ fn is_stream(headers: &axum::http::HeaderMap) -> bool {
 
 fn begun(rule: &Rule, caller: &Caller, request: &Request) -> Begun {
     let extensions = request.extensions();
-    let from = extensions.get::<ConnectInfo<SocketAddr>>();
+    let from = extensions.get::<ClientAddress>();
     let id = extensions.get::<RequestId>();
     // Here, inside of `/v1`, the request's own has no more of it.
     let uri = extensions.get::<OriginalUri>();
@@ -227,7 +226,7 @@ fn begun(rule: &Rule, caller: &Caller, request: &Request) -> Begun {
         actor_name: caller.name.clone(),
         token_id: caller.grant.token_id,
         tenant: caller.grant.tenant.clone(),
-        from_address: from.map(|ConnectInfo(address)| address.ip().to_canonical().to_string()),
+        from_address: from.map(|client| client.0.to_canonical().to_string()),
         method: request.method().to_string(),
         path: uri.path().to_owned(),
         request_id: id.map(|id| id.0.clone()).unwrap_or_default(),

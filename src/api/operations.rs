@@ -5,8 +5,32 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema as _, ToSchema as _};
 
 /// What any call under `/v1` can meet.
-pub const EVERYWHERE: [ProblemCode; 4] =
+const EVERYWHERE: [ProblemCode; 4] =
     [Unauthenticated, Forbidden, Internal, DatabaseUnavailable];
+
+/// Calls of agents that no limit on the rate of calls stops, and those that have limits of their own.
+const UNLIMITED: [&str; 6] = [
+    "register_agent",
+    "deregister_agent",
+    "send_heartbeat",
+    "claim_sessions",
+    "send_reports",
+    "send_inventory",
+];
+const LIMITED_ELSEWHERE: [&str; 2] = ["claim_sessions", "stream_events"];
+
+/// What an operation can meet beyond its list.
+#[must_use]
+pub fn everywhere(operation: &str) -> Vec<ProblemCode> {
+    let mut codes = EVERYWHERE.to_vec();
+    if !UNLIMITED.contains(&operation) {
+        codes.push(RateLimited);
+    }
+    if !LIMITED_ELSEWHERE.contains(&operation) {
+        codes.push(Overloaded);
+    }
+    codes
+}
 
 /// What creating sessions can meet, one or many.
 const CREATE: &[ProblemCode] = &[
@@ -20,7 +44,7 @@ const CREATE: &[ProblemCode] = &[
     IdempotencyKeyReused,
 ];
 
-/// By operation, beyond [`EVERYWHERE`].
+/// By operation, beyond what [`everywhere`] says.
 pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
     ("get_versions", &[]),
     ("list_audit", &[ValidationFailed]),

@@ -271,3 +271,27 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+
+    #[test]
+    fn fuzz_kinds_and_positions() {
+        let examples: &[&[u8]] = &[b"session.created,agent.*", b"9223372036854775807", b"0"];
+        lessor_fuzz::run(examples, &[".*", ",", "session.", "*"], |input| {
+            let text = String::from_utf8_lossy(input);
+            if let Ok(kinds) = Kinds::parse(&text) {
+                assert!(kinds.names.len() + kinds.prefixes.len() <= MAX_KINDS);
+                assert!(kinds.prefixes.iter().all(|prefix| prefix.ends_with('.')));
+                let words = kinds.names.iter().chain(&kinds.prefixes);
+                assert!(words.into_iter().all(|word| !word.is_empty()));
+                // What is named is taken.
+                assert!(kinds.names.iter().all(|name| kinds.take(name)));
+            }
+            if let Some(position) = position(&text) {
+                assert!(position >= 0 && text.parse() == Ok(position));
+            }
+        });
+    }
+}

@@ -159,3 +159,25 @@ mod tests {
         assert_eq!(Format::of(&headers), Format::Text);
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn fuzz_accept() {
+        let examples: &[&[u8]] = &[b"text/plain", b"text/*;q=0.5, application/json;q=0.4, */*"];
+        lessor_fuzz::run(examples, &["q=", "NaN", "*/*", ";", ","], |input| {
+            let Ok(value) = HeaderValue::from_bytes(input) else {
+                return;
+            };
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, value);
+            // Text is for those alone who named it, or a wildcard above JSON.
+            let text = String::from_utf8_lossy(input).to_ascii_lowercase();
+            assert!(!wants_text(&headers) || text.contains("text/") || text.contains("*/*"));
+        });
+    }
+}

@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
+use super::client::SlowAfter;
 use super::parse::parse;
 use crate::problem::Problem;
 
@@ -24,7 +25,7 @@ use crate::problem::Problem;
 pub const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 
 /// How long a client may take to send a body. Without a limit, a body that trickles in holds a
-/// connection, and what was read of it, for ever.
+/// connection, and what was read of it, for ever. The server may say otherwise, with a [`SlowAfter`].
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A JSON body, in and out. Refused with `media_type` (415), `body_too_large` (413),
@@ -134,8 +135,12 @@ async fn read(request: Request) -> Result<Bytes, Problem> {
     if announced.is_some_and(|bytes| bytes > MAX_BODY_BYTES as u64) {
         return Err(too_large());
     }
+    let patience = request
+        .extensions()
+        .get::<SlowAfter>()
+        .map_or(BODY_TIMEOUT, |slow| slow.0);
     let body: Limited<Body> = Limited::new(request.into_body(), MAX_BODY_BYTES);
-    match tokio::time::timeout(BODY_TIMEOUT, body.collect()).await {
+    match tokio::time::timeout(patience, body.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(Problem::new(
@@ -143,7 +148,7 @@ async fn read(request: Request) -> Result<Bytes, Problem> {
             "The body ended before it was complete",
         )),
         Err(_) => {
-            let detail = format!("The body did not come within {} s", BODY_TIMEOUT.as_secs());
+            let detail = format!("The body did not come within {} s", patience.as_secs());
             Err(Problem::new(ProblemCode::MalformedJson, detail))
         }
     }

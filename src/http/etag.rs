@@ -258,3 +258,57 @@ mod tests {
         );
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn given(name: HeaderName, value: &[u8]) -> Option<Result<Preconditions, Problem>> {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_bytes(value).ok()?);
+        Some(Preconditions::from_headers(&headers))
+    }
+
+    #[test]
+    fn fuzz_entity_tags() {
+        let examples: &[&[u8]] = &[b"\"7\"", b"W/\"7\", \"8\"", b"*", b"\"a,b\" ,, \"c\""];
+        lessor_fuzz::run(examples, &["W/\"", "\"7\"", ","], |input| {
+            if let Some(Ok(given)) = given(header::IF_MATCH, input) {
+                assert!(given.has_if_match() && !given.if_match_ok(None));
+                // Nothing but `*` and the very number matches.
+                let names_it = input.windows(3).any(|part| part == b"\"7\"");
+                let any = input.trim_ascii() == b"*";
+                assert!(!given.if_match_ok(Some(7)) || names_it || any);
+            }
+            if let Some(Ok(given)) = given(header::IF_NONE_MATCH, input) {
+                assert_eq!(given.if_none_match_ok(Some(7)), !given.not_modified(7));
+                assert!(given.if_none_match_ok(None));
+            }
+        });
+    }
+
+    proptest! {
+        #[test]
+        fn a_version_matches_its_own_tag_and_no_other(version in any::<i64>(), other in any::<i64>()) {
+            let tag = etag(version);
+            let strong = given(header::IF_MATCH, tag.as_bytes()).expect("a header").expect("tags");
+            prop_assert!(strong.if_match_ok(Some(version)));
+            prop_assert_eq!(strong.if_match_ok(Some(other)), other == version);
+            let weak = [b"W/", tag.as_bytes()].concat();
+            let weak_match = given(header::IF_MATCH, &weak).expect("a header").expect("tags");
+            prop_assert!(!weak_match.if_match_ok(Some(version)));
+            let cached = given(header::IF_NONE_MATCH, &weak).expect("a header").expect("tags");
+            prop_assert!(cached.not_modified(version));
+            prop_assert_eq!(cached.not_modified(other), other == version);
+        }
+
+        #[test]
+        fn one_of_many_tags_is_enough(versions in proptest::collection::vec(any::<i64>(), 1..9)) {
+            let list: Vec<String> = versions.iter().map(|version| format!("\"{version}\"")).collect();
+            let given = given(header::IF_MATCH, list.join(", ").as_bytes()).expect("a header").expect("tags");
+            prop_assert!(versions.iter().all(|version| given.if_match_ok(Some(*version))));
+        }
+    }
+}

@@ -134,3 +134,41 @@ mod tests {
         assert!(key(&twice).is_err());
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use axum::http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn given(value: &[u8]) -> Option<Result<Option<String>, Problem>> {
+        let mut headers = HeaderMap::new();
+        headers.insert(HEADER, HeaderValue::from_bytes(value).ok()?);
+        Some(key(&headers))
+    }
+
+    #[test]
+    fn fuzz_idempotency_keys() {
+        lessor_fuzz::run(
+            &[b"k-1", b"\"quoted\"", b"\"a\\\"b\""],
+            &["\"", "\\"],
+            |input| {
+                if let Some(Ok(Some(key))) = given(input) {
+                    assert!((1..=MAX_BYTES).contains(&key.len()));
+                    assert!(key.bytes().all(|byte| byte.is_ascii_graphic()));
+                }
+            },
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn bare_or_quoted_it_is_the_same_key(plain in "[!#-~][!-~]{0,80}") {
+            let quoted = format!("\"{}\"", plain.replace('\\', "\\\\").replace('"', "\\\""));
+            let read = |value: &str| given(value.as_bytes()).expect("a header").expect("a key");
+            prop_assert_eq!(read(&plain), Some(plain.clone()));
+            prop_assert_eq!(read(&quoted), Some(plain));
+        }
+    }
+}

@@ -64,3 +64,35 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+
+    #[test]
+    fn fuzz_label_filters() {
+        lessor_fuzz::run(
+            &[b"a:b", b"k:v\nteam:red:blue"],
+            &[":", "\n", "a:c"],
+            |input| {
+                let text = String::from_utf8_lossy(input);
+                let parameters: Vec<String> = text.lines().map(str::to_owned).collect();
+                match label_filter(&parameters) {
+                    Ok(labels) => {
+                        let written: Vec<String> = labels
+                            .iter()
+                            .map(|(key, value)| format!("{key}:{value}"))
+                            .collect();
+                        assert_eq!(label_filter(&written).ok().as_ref(), Some(&labels));
+                        assert!(
+                            labels
+                                .keys()
+                                .all(|key| !key.is_empty() && !key.contains(':'))
+                        );
+                    }
+                    Err(problem) => assert!(problem.errors.iter().all(|e| e.pointer == "label")),
+                }
+            },
+        );
+    }
+}

@@ -1,5 +1,5 @@
 //! What every request passes through: its id, its span, the rendering of its error, its log line
-//! and metrics.
+//! and metrics; and what is judged before anything is done: the rate of calls, and whether there is room.
 //!
 //! It is one layer and not a stack of five, because ten thousand parked polls each hold every layer
 //! they are in. Inside it only panics are caught.
@@ -10,11 +10,12 @@
 //! What it does not do: read bodies or compress.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use lessor_protocol::ProblemCode;
@@ -23,7 +24,12 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
+use super::client::ClientAddress;
+use super::cors;
+use super::gate::Gate;
+use super::headers::secure;
 use super::log::Record;
+use super::rate::{self, RateLimit};
 use super::render::render;
 use crate::problem::Problem;
 
@@ -33,19 +39,67 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestId(pub String);
 
-/// The router with everything that all requests pass through. Apply it last, once. From when
-/// `leaving` is cancelled on, each answer ends its connection.
-pub fn apply(router: Router, leaving: CancellationToken) -> Router {
-    router
+/// The router with everything that all requests pass through. Apply it last, once.
+pub fn apply(router: Router, at: Edge) -> Router {
+    let cors = cors::layer(&at.cors_origins);
+    let router = router
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn_with_state(leaving, edge))
+        .layer(from_fn_with_state(Arc::new(at), edge));
+    match cors {
+        // Outside: whether a page may ask at all is no matter of limits.
+        Some(cors) => router.layer(cors),
+        None => router,
+    }
 }
 
-async fn edge(
-    State(leaving): State<CancellationToken>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+/// What is judged at the edge, before anything is done for a request.
+#[derive(Clone, Debug)]
+pub struct Edge {
+    /// From when it is cancelled on, each answer ends its connection.
+    pub leaving: CancellationToken,
+    /// How much is worked on at once.
+    pub gate: Arc<Gate>,
+    /// How frequently one caller may call, if that is limited.
+    pub rate_limit: Option<Arc<RateLimit>>,
+    /// Which sites' pages may call.
+    pub cors_origins: Vec<HeaderValue>,
+}
+
+impl Edge {
+    /// The answer to a request that is let in, or the refusal.
+    async fn judged(&self, mut request: Request, next: Next) -> Response {
+        let client = request.extensions().get::<ClientAddress>().copied();
+        let limit = self
+            .rate_limit
+            .as_ref()
+            .filter(|_| rate::counts(request.method(), request.uri().path()));
+        let left = match limit.map(|limit| limit.enter(request.headers(), client)) {
+            Some(Err(refused)) => return *refused,
+            Some(Ok(left)) => Some(left),
+            None => None,
+        };
+        let place = self
+            .gate
+            .enter(request.method(), request.uri(), request.headers());
+        let mut response = match place {
+            Ok(Some(place)) => {
+                request.extensions_mut().insert(Arc::clone(&place));
+                next.run(request).await
+            }
+            Ok(None) => next.run(request).await,
+            Err(problem) => problem.into_response(),
+        };
+        if let (Some(limit), Some(left)) = (limit, left) {
+            limit.tell(left, response.headers_mut());
+            if response.status() == StatusCode::UNAUTHORIZED {
+                limit.guessed(client);
+            }
+        }
+        response
+    }
+}
+
+async fn edge(State(at): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
     let version = request.version();
     let id = RequestId::of(request.headers());
     let no_store = is_api(request.uri().path());
@@ -53,10 +107,11 @@ async fn edge(
         request.method(),
         request.extensions().get::<MatchedPath>(),
         request.uri(),
+        request.extensions().get::<ClientAddress>().copied(),
     );
     let span = record.span(&id.0);
     request.extensions_mut().insert(id.clone());
-    let response = next.run(request).instrument(span.clone()).await;
+    let response = at.judged(request, next).instrument(span.clone()).await;
     let mut response = render(response, &id.0);
     span.in_scope(|| record.finish(&response));
     let headers = response.headers_mut();
@@ -65,9 +120,10 @@ async fn edge(
     }
     // A client that kept its connection would find it closed in the middle of its next request.
     // Later versions have frames for that, and forbid the header.
-    if leaving.is_cancelled() && version <= Version::HTTP_11 {
+    if at.leaving.is_cancelled() && version <= Version::HTTP_11 {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    secure(headers);
     if no_store {
         headers
             .entry(header::CACHE_CONTROL)
@@ -159,7 +215,15 @@ mod tests {
         let router = Router::new()
             .nest("/v1", api)
             .route("/healthz", get(|| async { "ok" }));
-        apply(router, CancellationToken::new())
+        apply(
+            router,
+            Edge {
+                leaving: CancellationToken::new(),
+                gate: Arc::new(Gate::new(10, 10)),
+                rate_limit: None,
+                cors_origins: Vec::new(),
+            },
+        )
     }
 
     async fn call(method: Method, path: &str, id: Option<&str>) -> (Response, String) {

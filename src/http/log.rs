@@ -15,6 +15,7 @@ use axum::response::Response;
 use lessor_protocol::ProblemCode;
 use tracing::{Span, debug, error, error_span, field, info, warn};
 
+use super::client::ClientAddress;
 use crate::problem::Problem;
 
 /// Counts requests by method, route and status.
@@ -31,13 +32,19 @@ pub(super) struct Record {
     method: &'static str,
     route: Option<MatchedPath>,
     path: String,
+    client: Option<ClientAddress>,
     parks: bool,
     begun: Instant,
     finished: bool,
 }
 
 impl Record {
-    pub(super) fn begin(method: &Method, route: Option<&MatchedPath>, uri: &Uri) -> Self {
+    pub(super) fn begin(
+        method: &Method,
+        route: Option<&MatchedPath>,
+        uri: &Uri,
+        client: Option<ClientAddress>,
+    ) -> Self {
         let route = route.cloned();
         let parks = route
             .as_ref()
@@ -46,6 +53,7 @@ impl Record {
             method: known(method),
             route,
             path: uri.path().to_owned(),
+            client,
             parks,
             begun: Instant::now(),
             finished: false,
@@ -87,9 +95,13 @@ impl Record {
         let problem = response.extensions().get::<Problem>();
         let code = problem.map_or("", |problem| problem.code.as_str());
         let status_code = status.as_u16();
+        let client = self.client.map(|client| tracing::field::display(client.0));
         match status {
             StatusCode::SERVICE_UNAVAILABLE => {
-                warn!(status = status_code, code, duration_ms, "request refused")
+                warn!(
+                    status = status_code,
+                    code, duration_ms, client, "request refused"
+                )
             }
             _ if status.is_server_error() => {
                 let cause = problem
@@ -97,17 +109,20 @@ impl Record {
                     .map_or("", |problem| &problem.detail);
                 error!(
                     status = status_code,
-                    code, duration_ms, cause, "request failed"
+                    code, duration_ms, cause, client, "request failed"
                 );
             }
             _ if status.is_client_error() && !self.parks => {
                 let detail = problem.map_or("", |problem| &problem.detail);
                 info!(
                     status = status_code,
-                    code, duration_ms, detail, "request refused"
+                    code, duration_ms, detail, client, "request refused"
                 );
             }
-            _ => debug!(status = status_code, code, duration_ms, "request answered"),
+            _ => debug!(
+                status = status_code,
+                code, duration_ms, client, "request answered"
+            ),
         }
     }
 
@@ -192,7 +207,7 @@ mod tests {
     use super::*;
 
     fn begin(method: &Method, path: &'static str) -> Record {
-        Record::begin(method, None, &Uri::from_static(path))
+        Record::begin(method, None, &Uri::from_static(path), None)
     }
 
     #[test]

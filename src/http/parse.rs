@@ -123,3 +123,63 @@ mod tests {
         assert_eq!(problem.code, ProblemCode::ValidationFailed);
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use lessor_protocol as protocol;
+    use serde::Serialize;
+
+    use super::*;
+
+    fn judge<T: DeserializeOwned + Serialize>(input: &[u8]) {
+        let readable = serde_json::from_slice::<serde_json::Value>(input).is_ok();
+        match parse::<T>(input) {
+            Ok(value) => {
+                let again = serde_json::to_vec(&value).expect("it is written");
+                assert!(!too_deep(input) && parse::<T>(&again).is_ok());
+            }
+            Err(problem) if problem.code == ProblemCode::MalformedJson => {
+                // What anybody can read is not called malformed, unless it is too deep.
+                assert!(!readable || too_deep(input), "{problem}");
+            }
+            Err(problem) => {
+                assert_eq!(problem.code, ProblemCode::ValidationFailed);
+                assert!(!problem.errors.is_empty() && !problem.detail.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn fuzz_bodies() {
+        let examples: &[&[u8]] = &[
+            br#"{"pool":"p","spec":{"command":["sleep"]},"labels":{"a":"b"},"priority":5,"not_before":"2026-01-01T00:00:00Z"}"#,
+            br#"{"platform":"process","lease_ttl_seconds":30,"placement":"spread","max_attempts":5}"#,
+            br#"{"incarnation":1,"reports":[{"session_id":"01890a5d-ac96-774b-bcce-b302099a8057","lease_epoch":1,"observed_generation":1,"state":"running","endpoint":null}]}"#,
+            br#"{"incarnation":1,"max_sessions":1,"wait_seconds":20.5,"dropped":[]}"#,
+            br#"{"pool":"p","capacity":1,"instance":{"id":"x"},"held":[]}"#,
+            br#"{"filter":{"label":["a:b"],"state":"running,failed"},"action":"terminate"}"#,
+            br#"{"incarnation":1,"resources":[{"platform_resource_id":"r","attempt":1}]}"#,
+            br#"{"incarnation":1,"activity":[{"session_id":"01890a5d-ac96-774b-bcce-b302099a8057","idle_seconds":0.5}]}"#,
+        ];
+        let words = [
+            "\"pool\"",
+            "\"spec\"",
+            "\"state\"",
+            "\"label\"",
+            "1.5",
+            "true",
+            "{}",
+            "[]",
+        ];
+        lessor_fuzz::run(examples, &words, |input| {
+            judge::<protocol::NewSession>(input);
+            judge::<protocol::PoolSpec>(input);
+            judge::<protocol::Reports>(input);
+            judge::<protocol::Claim>(input);
+            judge::<protocol::Register>(input);
+            judge::<protocol::BulkRequest>(input);
+            judge::<protocol::Inventory>(input);
+            judge::<protocol::Heartbeat>(input);
+        });
+    }
+}

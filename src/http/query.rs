@@ -315,3 +315,55 @@ mod tests {
         assert!(filter("nonsense=1").is_err_and(|(_, message)| message.contains("wait_seconds")));
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Parameters {
+        limit: Option<i64>,
+        wait_seconds: Option<f64>,
+        force: Option<bool>,
+        #[serde(default)]
+        label: Vec<String>,
+        name: Option<String>,
+        availability: Option<lessor_protocol::Availability>,
+    }
+
+    #[test]
+    fn fuzz_queries() {
+        let examples: &[&[u8]] = &[
+            b"limit=5&label=a:b&label=c:d",
+            b"wait_seconds=0.5&force=true&name=x%20y",
+            b"availability=live",
+        ];
+        let words = [
+            "limit=",
+            "&",
+            "label=",
+            "%00",
+            "%f0%28",
+            "+",
+            "wait_seconds=inf",
+            "name=",
+        ];
+        lessor_fuzz::run(examples, &words, |input| {
+            let mut uri = b"/v1/x?".to_vec();
+            uri.extend_from_slice(input);
+            let Ok(uri) = Uri::try_from(uri) else { return };
+            match parse::<Parameters>(&uri) {
+                Ok(read) => {
+                    let texts = read.label.iter().chain(&read.name);
+                    assert!(texts.into_iter().all(|text| !text.contains('\0')));
+                    assert!(read.wait_seconds.is_none_or(f64::is_finite));
+                    let _ = (read.limit, read.force, read.availability);
+                }
+                Err(problem) => assert!(!problem.errors.is_empty()),
+            }
+        });
+    }
+}

@@ -290,3 +290,19 @@ mod tests {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+
+    #[test]
+    fn fuzz_postmaster_pid() {
+        let whole = b"4711\n/d/postgres\n1700000000\n5432\n/d/run\n\n  123 4\nready   \n";
+        lessor_fuzz::run(&[whole], &["\n", "ready"], |input| {
+            let text = String::from_utf8_lossy(input);
+            if let Some((_, true)) = parse_postmaster(&text) {
+                assert!(text.lines().count() >= 8);
+            }
+        });
+    }
+}

@@ -93,3 +93,34 @@ fn explain(error: &tokio_postgres::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+
+    #[test]
+    fn fuzz_urls_are_described_without_their_password() {
+        let examples: &[&[u8]] = &[
+            b"postgres://user:PASSPHRASE@host:5432/name?sslmode=require",
+            b"host=h user=u password=PASSPHRASE dbname=d",
+        ];
+        lessor_fuzz::run(
+            examples,
+            &["@", ":", "//", "?", "%40", "password=PASSPHRASE"],
+            |input| {
+                let url = String::from_utf8_lossy(input);
+                let shown = describe(&url);
+                // Unless it stands where no password stands, so that nobody could know it for one.
+                let reads = url.parse::<Config>();
+                let elsewhere = reads.is_ok_and(|config| {
+                    let name = config
+                        .get_dbname()
+                        .unwrap_or_default()
+                        .contains("PASSPHRASE");
+                    name || format!("{:?}", config.get_hosts()).contains("PASSPHRASE")
+                });
+                assert!(elsewhere || !shown.contains("PASSPHRASE"), "{shown}");
+            },
+        );
+    }
+}

@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lessor::app::{App, Settings};
+use lessor::wire::Limits;
+use lessor::wire::tls::Tls;
 use lessor_client::Client;
 use lessor_protocol::{
     Assignment, Claim, Claimed, HeldSession, Instance, NewSession, Outcome, PoolSpec, Register,
@@ -30,6 +32,8 @@ use uuid::Uuid;
 pub struct TestServer {
     pub app: Arc<App>,
     pub client: Client,
+    /// For calls as bytes, each over a connection of its own. Made once, since that takes longer than a call.
+    pub http: reqwest::Client,
     pub url: String,
     pub database: Arc<TestDatabase>,
     serving: tokio::task::JoinHandle<()>,
@@ -76,6 +80,16 @@ impl TestServer {
 
     /// A server on a database, with changed settings.
     pub async fn over(database: Arc<TestDatabase>, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::wired(database, change, Limits::default(), None).await
+    }
+
+    /// A server on a database, with changed settings and its own limits of the wire, with or without TLS.
+    pub async fn wired(
+        database: Arc<TestDatabase>,
+        change: impl FnOnce(&mut Settings),
+        limits: Limits,
+        tls: Option<Arc<Tls>>,
+    ) -> Self {
         let mut settings = Settings::over(&database.url);
         change(&mut settings);
         let app = App::start(settings).expect("the app starts");
@@ -86,10 +100,7 @@ impl TestServer {
         let router = lessor::api::router(&app);
         let stopping = app.stop.clone();
         let serving = tokio::spawn(async move {
-            let stop = async move { stopping.cancelled().await };
-            let router = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
-            axum::serve(listener, router)
-                .with_graceful_shutdown(stop)
+            lessor::wire::serve(listener, router, limits, tls, stopping)
                 .await
                 .expect("it serves");
         });
@@ -97,6 +108,10 @@ impl TestServer {
         Self {
             app,
             client,
+            http: reqwest::Client::builder()
+                .pool_max_idle_per_host(0)
+                .build()
+                .expect("a client"),
             url,
             database,
             serving,
@@ -184,7 +199,10 @@ impl TestServer {
     /// A metric of `/metrics` by its line without the value, such as `lessor_x_total` or
     /// `lessor_x{pool="p"}`; none if it is not there.
     pub async fn find_metric(&self, line: &str) -> Option<f64> {
-        let text = reqwest::get(format!("{}/metrics", self.url))
+        let text = self
+            .http
+            .get(format!("{}/metrics", self.url))
+            .send()
             .await
             .expect("metrics")
             .text()

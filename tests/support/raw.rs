@@ -112,7 +112,8 @@ impl TestServer {
         body: impl Into<Vec<u8>>,
     ) -> Answer {
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
-        let mut request = reqwest::Client::new()
+        let mut request = self
+            .http
             .request(method, format!("{}{path}", self.url))
             .timeout(Duration::from_secs(60))
             .body(body.into());

@@ -199,3 +199,34 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+
+    #[test]
+    fn fuzz_resource_ids() {
+        lessor_fuzz::run(
+            &[b"4711@123456", b"2@0"],
+            &["1@1", "-1@5", "4294967298@1"],
+            |input| {
+                let text = String::from_utf8_lossy(input);
+                if let Ok(id) = text.parse::<ProcessId>() {
+                    // 0 and negative ones are groups, 1 is the machine: none of them may be signalled.
+                    assert!(id.pid > 1, "{id}");
+                    assert_eq!(id.to_string().parse::<ProcessId>().ok(), Some(id));
+                }
+            },
+        );
+    }
+
+    #[test]
+    fn fuzz_stat_lines() {
+        let line = b"4711 (a ) b) S 1 4711 4711 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 123456 1 2";
+        lessor_fuzz::run(&[line], &["(", ")", ") R "], |input| {
+            if let Some(stat) = parse(&String::from_utf8_lossy(input)) {
+                assert!(!stat.state.is_whitespace());
+            }
+        });
+    }
+}

@@ -35,9 +35,13 @@ impl ProcessSpec {
     /// # Errors
     /// `bad_spec`, which no other attempt would mend.
     pub fn of(session: &Session) -> Result<Self, Stop> {
+        Self::read(session.spec.get())
+    }
+
+    fn read(text: &str) -> Result<Self, Stop> {
         let bad = |message: String| Stop::for_good("bad_spec", message);
-        let spec: Self = serde_json::from_str(session.spec.get())
-            .map_err(|error| bad(format!("spec: {error}")))?;
+        let spec: Self =
+            serde_json::from_str(text).map_err(|error| bad(format!("spec: {error}")))?;
         if spec.command.first().is_none_or(String::is_empty) {
             return Err(bad("spec: `command` must name a program".into()));
         }
@@ -72,5 +76,38 @@ impl ProcessSpec {
         env.insert("LESSOR_SESSION_ID".into(), session.id.to_string());
         env.insert("LESSOR_ATTEMPT".into(), session.attempt.to_string());
         env
+    }
+}
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+
+    #[test]
+    fn fuzz_specs() {
+        let example = br#"{"command":["sleep","600"],"env":{"A":"b"},"cwd":"x","endpoint":{"protocol":"vnc","port":5900}}"#;
+        lessor_fuzz::run(
+            &[example, br#"{"command":["true"]}"#],
+            &["=", "command"],
+            |input| {
+                let Ok(text) = std::str::from_utf8(input) else {
+                    return;
+                };
+                if let Ok(spec) = ProcessSpec::read(text) {
+                    let word = |text: &String| !text.contains('\0');
+                    assert!(spec.command.iter().all(word) && !spec.command[0].is_empty());
+                    assert!(
+                        spec.env
+                            .keys()
+                            .all(|name| !name.is_empty() && !name.contains('='))
+                    );
+                    assert!(
+                        spec.env
+                            .iter()
+                            .all(|(name, value)| word(name) && word(value))
+                    );
+                }
+            },
+        );
     }
 }

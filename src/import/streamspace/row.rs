@@ -132,3 +132,32 @@ mod tests {
         );
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+
+    #[test]
+    fn fuzz_rows() {
+        let example = br#"{"id":"s1","created_at":"2024-01-01 10:00:00.5","capacity":{"maxSessions":"5"},"flag":true}"#;
+        lessor_fuzz::run(
+            &[example],
+            &["capacity", "9999-12-31", "T00:00:00Z", "+14:00"],
+            |input| {
+                let Ok(row) = Row::parse(&String::from_utf8_lossy(input)) else {
+                    return;
+                };
+                for column in row.0.keys() {
+                    assert!(row.text(column).is_none_or(|text| !text.contains('\0')));
+                    if let Some(time) = row.time(column) {
+                        assert!(crate::http::is_moment(time), "{time}");
+                    }
+                    let _ = row.is_set(column);
+                }
+                if let Ok(Some(capacity)) = capacity(row.value("capacity")) {
+                    assert!((1..=1_000_000).contains(&capacity));
+                }
+            },
+        );
+    }
+}
