@@ -10,7 +10,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use crate::access::Access;
+use crate::access::{
+    Access,
+    oidc::{self, Oidc},
+};
 use crate::audit::Audit;
 use crate::claims::Dispatchers;
 use crate::error::{Error, Result};
@@ -35,6 +38,8 @@ pub struct Settings {
     pub admin_token: Option<SecretString>,
     /// Whether nobody is asked for a token.
     pub open: bool,
+    /// Who says who people are, if anybody.
+    pub oidc: Option<oidc::Settings>,
     /// For how long the audit is kept.
     pub audit_retention: Duration,
     /// How many polls may be parked.
@@ -64,6 +69,7 @@ impl Settings {
             listen_url: url.to_owned(),
             admin_token: None,
             open: true,
+            oidc: None,
             audit_retention: Duration::from_secs(365 * 86_400),
             max_waiters: 20_000,
             max_event_streams: 10_000,
@@ -136,7 +142,10 @@ impl App {
         let (reporting, taking) = Reporting::new();
         let (activities, activity_worker) = Activities::new();
         let (creating, creating_worker) = CreatingWorker::new();
-        let (access, access_watch) = Access::new(settings.admin_token.as_ref(), settings.open);
+        let oidc = settings.oidc.map(Oidc::new).transpose();
+        let oidc = oidc.map_err(Error::Internal)?;
+        let (access, access_watch) =
+            Access::new(settings.admin_token.as_ref(), settings.open, oidc);
         let (audit, audit_writers) = Audit::new();
         let leaving = CancellationToken::new();
         let (stop, halt) = (CancellationToken::new(), CancellationToken::new());

@@ -10,6 +10,7 @@
 //! What it does not do: look at files or the network; a setting can be well-formed and still lead
 //! nowhere.
 
+mod oidc;
 mod wire;
 
 use std::convert::Infallible;
@@ -23,6 +24,7 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::access::AccessMode;
 use crate::telemetry::LogFormat;
 
+pub use oidc::OidcConfig;
 pub use wire::{ClientCerts, WireConfig};
 
 /// Every setting of the service.
@@ -55,6 +57,10 @@ pub struct Config {
     /// Who is let in: everybody as an administrator (open), or who has a token (tokens) [default: tokens with an admin token, else open on a loopback address]
     #[arg(long, env = "LESSOR_ACCESS", value_name = "ACCESS", value_enum)]
     pub access: Option<AccessMode>,
+
+    /// How people sign in.
+    #[command(flatten)]
+    pub oidc: OidcConfig,
 
     /// For how many days the audit is kept
     #[arg(long, env = "LESSOR_AUDIT_RETENTION_DAYS", value_name = "DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36_500))]
@@ -132,6 +138,19 @@ pub enum ConfigError {
         "LESSOR_ACCESS is open, so LESSOR_ADMIN_TOKEN would never be asked for. Unset one of them."
     )]
     OpenWithToken,
+    /// Nobody would sign in.
+    #[error(
+        "LESSOR_ACCESS is open, so nobody would be asked to sign in. Unset it, or LESSOR_OIDC_ISSUER."
+    )]
+    OpenWithSignIn,
+    /// JWTs for anybody would do.
+    #[error(
+        "LESSOR_OIDC_ISSUER is set and LESSOR_OIDC_AUDIENCE is not. Say for whom JWTs must be."
+    )]
+    IssuerWithoutAudience,
+    /// Nobody would issue them.
+    #[error("LESSOR_OIDC_AUDIENCE is set without LESSOR_OIDC_ISSUER. Say where people sign in.")]
+    AudienceWithoutIssuer,
     /// It is there and says nothing, which may mean the wrong thing.
     #[error("{0} is set but empty. Give it a value, or unset it.")]
     Empty(&'static str),
@@ -175,6 +194,9 @@ impl Config {
             }
         }
         match &self.admin_token {
+            _ if self.access == Some(AccessMode::Open) && self.oidc.issuer.is_some() => {
+                return Err(ConfigError::OpenWithSignIn);
+            }
             None if self.is_open() && !self.listen.ip().to_canonical().is_loopback() => {
                 return Err(ConfigError::OpenToTheNetwork(self.listen));
             }
@@ -191,6 +213,7 @@ impl Config {
             }
             None | Some(_) => {}
         }
+        self.oidc.validate()?;
         self.wire.validate()?;
         if self.listen_url.is_some() && self.database_url.is_none() {
             return Err(ConfigError::ListenUrlAlone);
@@ -206,7 +229,7 @@ impl Config {
     pub fn is_open(&self) -> bool {
         match self.access {
             Some(mode) => mode == AccessMode::Open,
-            None => self.admin_token.is_none(),
+            None => self.admin_token.is_none() && self.oidc.issuer.is_none(),
         }
     }
 
@@ -441,7 +464,7 @@ mod tests {
     #[test]
     fn the_reference_lists_every_option() {
         let reference = reference();
-        assert_eq!(reference.lines().count(), 2 + 28, "{reference}");
+        assert_eq!(reference.lines().count(), 2 + 34, "{reference}");
         assert!(
             reference.contains(
                 "| `LESSOR_LISTEN` | `--listen` | `127.0.0.1:8080` | The address to serve on |"

@@ -103,6 +103,7 @@ pub async fn prepare(config: Config) -> Result<Prepared, Fatal> {
         listen_url,
         admin_token: config.admin_token.clone(),
         open: config.is_open(),
+        oidc: config.oidc.settings(),
         audit_retention: Duration::from_secs(u64::from(config.audit_retention_days) * 86_400),
         max_waiters: config.max_waiters as usize,
         max_event_streams: config.max_event_streams as usize,

@@ -46,6 +46,7 @@ mod schemathesis;
 mod secrets;
 mod sessions;
 mod shares;
+mod sign_in;
 mod simulate;
 mod supply;
 mod watermark;

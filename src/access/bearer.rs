@@ -1,8 +1,7 @@
 //! From the `Authorization` header to a [`Caller`].
 //!
-//! The admin token of the settings comes first, then the tokens of the database. Another kind of bearer,
-//! such as a signed one of an identity provider, is one more arm of [`Access::caller`]: whatever proves
-//! who calls, what follows knows a [`Caller`] only.
+//! The admin token of the settings comes first, then the tokens of the database, then sign-ins at the
+//! provider of people. Whatever proves who calls, what follows knows a [`Caller`] only.
 
 use std::fmt;
 
@@ -12,6 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
 use super::caller::Caller;
+use super::oidc::Oidc;
 use super::secret;
 use super::tokens::{Tokens, Watch};
 use crate::problem::Problem;
@@ -34,18 +34,25 @@ pub struct Access {
     admin: Option<[u8; 32]>,
     /// The tokens of the database.
     tokens: Tokens,
+    /// Who says who people are, if anybody.
+    oidc: Option<Oidc>,
 }
 
 impl Access {
     /// With this admin token, if any; open to everybody if `is_open`. The other must be run.
     #[must_use]
-    pub fn new(admin_token: Option<&SecretString>, is_open: bool) -> (Self, Watch) {
+    pub fn new(
+        admin_token: Option<&SecretString>,
+        is_open: bool,
+        oidc: Option<Oidc>,
+    ) -> (Self, Watch) {
         let (tokens, watch) = Tokens::new();
         let access = Self {
             // A token that is there is asked for.
-            is_open: is_open && admin_token.is_none(),
+            is_open: is_open && admin_token.is_none() && oidc.is_none(),
             admin: admin_token.map(|token| secret::digest(token.expose_secret())),
             tokens,
+            oidc,
         };
         (access, watch)
     }
@@ -75,6 +82,11 @@ impl Access {
             && let Some(token) = self.tokens.find(&digest).await?
         {
             return Ok(Caller::of(token));
+        }
+        if let Some(oidc) = &self.oidc
+            && Oidc::is_one(bearer)
+        {
+            return Ok(Caller::signed_in(oidc.sign_in(bearer).await?));
         }
         Err(invalid())
     }
@@ -115,7 +127,7 @@ mod tests {
 
     async fn call(token: Option<&str>, authorization: Option<&str>) -> Result<String, u16> {
         let token = token.map(SecretString::from);
-        let (access, watch) = Access::new(token.as_ref(), token.is_none());
+        let (access, watch) = Access::new(token.as_ref(), token.is_none(), None);
         let mut headers = HeaderMap::new();
         if let Some(value) = authorization {
             headers.insert(header::AUTHORIZATION, value.parse().expect("a header"));
@@ -165,7 +177,7 @@ mod tests {
 
     #[test]
     fn the_token_is_not_shown() {
-        let (access, _) = Access::new(Some(&SecretString::from("s3cret")), false);
+        let (access, _) = Access::new(Some(&SecretString::from("s3cret")), false, None);
         let shown = format!("{access:?}");
         assert!(!shown.contains("s3cret") && !shown.contains("["), "{shown}");
     }

@@ -9,6 +9,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use lessor_protocol::{Actor, ActorType, ProblemCode};
 
+use super::oidc::SignIn;
 use super::state::{Grant, Scope};
 use super::tokens::Known;
 use crate::error::{Error, Result};
@@ -23,29 +24,41 @@ pub struct Caller {
     pub name: String,
     /// What it was granted.
     pub grant: Arc<Grant>,
-    /// Its token, where it can be revoked.
-    token: Option<Arc<Known>>,
+    proof: Proof,
+}
+
+/// How a caller has proved who it is.
+#[derive(Clone, Debug)]
+enum Proof {
+    /// Nobody was asked.
+    None,
+    /// The admin token of the settings.
+    Settings,
+    /// A token of the database, which can be revoked.
+    Token(Arc<Known>),
+    /// A sign-in at the provider, which expires.
+    SignIn(SignIn),
 }
 
 impl Caller {
     /// Everybody, where nobody is asked for a token.
     #[must_use]
     pub fn anonymous() -> Self {
-        Self::with_everything(ActorType::User, "anonymous")
+        Self::with_everything(ActorType::User, "anonymous", Proof::None)
     }
 
     /// The holder of the admin token of the settings.
     #[must_use]
     pub fn admin() -> Self {
-        Self::with_everything(ActorType::Token, "admin")
+        Self::with_everything(ActorType::Token, "admin", Proof::Settings)
     }
 
-    fn with_everything(actor_type: ActorType, name: &str) -> Self {
+    fn with_everything(actor_type: ActorType, name: &str, proof: Proof) -> Self {
         Self {
             actor_type,
             name: name.to_owned(),
             grant: Arc::new(Grant::everything()),
-            token: None,
+            proof,
         }
     }
 
@@ -60,22 +73,34 @@ impl Caller {
             actor_type,
             name,
             grant: Arc::clone(&token.grant),
-            token: Some(token),
+            proof: Proof::Token(token),
+        }
+    }
+
+    /// Somebody who has signed in.
+    #[must_use]
+    pub fn signed_in(sign_in: SignIn) -> Self {
+        Self {
+            actor_type: ActorType::User,
+            name: sign_in.person.name.clone(),
+            grant: Arc::new(sign_in.person.grant.clone()),
+            proof: Proof::SignIn(sign_in),
         }
     }
 
     /// Whether nobody was asked who calls.
     #[must_use]
     pub fn is_anonymous(&self) -> bool {
-        self.actor_type == ActorType::User && self.grant.token_id.is_none()
+        matches!(self.proof, Proof::None)
     }
 
     /// Who it is among all callers, for what is kept by caller: names of tokens may come twice.
     #[must_use]
     pub fn key(&self) -> String {
-        match self.grant.token_id {
-            Some(id) => format!("token:{id}"),
-            None => format!("{}:{}", self.actor_type, self.name),
+        match (&self.proof, self.grant.token_id) {
+            (_, Some(id)) => format!("token:{id}"),
+            (Proof::SignIn(sign_in), None) => format!("person:{}", sign_in.person.subject),
+            (_, None) => format!("{}:{}", self.actor_type, self.name),
         }
     }
 
@@ -97,11 +122,12 @@ impl Caller {
         }
     }
 
-    /// Resolves when its token ends: never, where it cannot.
+    /// Resolves when its token or its sign-in ends: never, where it cannot.
     pub async fn token_ended(self) {
-        match self.token {
-            Some(token) => token.ended.cancelled().await,
-            None => std::future::pending().await,
+        match self.proof {
+            Proof::Token(token) => token.ended.cancelled().await,
+            Proof::SignIn(sign_in) => tokio::time::sleep_until(sign_in.ends).await,
+            Proof::None | Proof::Settings => std::future::pending().await,
         }
     }
 }

@@ -17,6 +17,7 @@ mod bearer;
 mod caller;
 pub mod cli;
 pub mod http;
+pub mod oidc;
 pub mod rules;
 mod secret;
 pub mod state;

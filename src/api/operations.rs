@@ -5,8 +5,7 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema as _, ToSchema as _};
 
 /// What any call under `/v1` can meet.
-const EVERYWHERE: [ProblemCode; 4] =
-    [Unauthenticated, Forbidden, Internal, DatabaseUnavailable];
+const EVERYWHERE: [ProblemCode; 4] = [Unauthenticated, Forbidden, Internal, DatabaseUnavailable];
 
 /// Calls of agents that no limit on the rate of calls stops, and those that have limits of their own.
 const UNLIMITED: [&str; 6] = [

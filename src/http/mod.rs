@@ -51,5 +51,5 @@ pub use path::{Path, Resolved};
 pub use query::Query;
 pub use rate::RateLimit;
 pub use table::{Item, ItemAndRows, Listing, TableRow, table};
-pub use validate::{Checks, MAX_LABEL_BYTES, MAX_LABELS, MAX_NAME_BYTES, is_moment};
+pub use validate::{Checks, MAX_LABEL_BYTES, MAX_LABELS, MAX_NAME_BYTES, is_moment, is_tenant};
 pub use words::words;

@@ -256,8 +256,8 @@ impl Checks {
     }
 }
 
-/// Whether this can be the name of a pool, agent or session.
-fn is_tenant(value: &str) -> bool {
+/// Whether this can be the name of a tenant.
+pub fn is_tenant(value: &str) -> bool {
     value.len() <= MAX_TENANT_BYTES && is_name(value)
 }
 

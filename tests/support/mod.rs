@@ -9,6 +9,7 @@ pub mod checks;
 pub mod platform;
 pub mod postgres;
 pub mod process;
+pub mod provider;
 pub mod random;
 pub mod raw;
 pub mod runbook;

@@ -1,0 +1,138 @@
+//! The options of signing in.
+
+use axum::http::Uri;
+use lessor_protocol::Role;
+
+use super::ConfigError;
+use crate::access::oidc::{Mapping, Settings};
+
+/// Where people sign in, and what they may do.
+#[derive(Clone, Debug, clap::Args)]
+pub struct OidcConfig {
+    /// The OpenID Connect provider at which people sign in: its issuer, spelt as it spells it
+    #[arg(long = "oidc-issuer", env = "LESSOR_OIDC_ISSUER", value_name = "URL", value_parser = issuer)]
+    pub issuer: Option<String>,
+
+    /// For whom its JWTs must be: the `aud` that the provider gives them for this service
+    #[arg(
+        long = "oidc-audience",
+        env = "LESSOR_OIDC_AUDIENCE",
+        value_name = "AUDIENCE"
+    )]
+    pub audience: Option<String>,
+
+    /// The claim with a person's roles; dots lead into objects, as in `realm_access.roles`
+    #[arg(
+        long = "oidc-roles-claim",
+        env = "LESSOR_OIDC_ROLES_CLAIM",
+        value_name = "CLAIM",
+        default_value = "roles"
+    )]
+    pub roles_claim: String,
+
+    /// Which values of that claim are which role: admin, operator, viewer or user
+    #[arg(long = "oidc-roles", env = "LESSOR_OIDC_ROLES", value_name = "VALUE=ROLE", value_delimiter = ',', value_parser = role,
+        default_value = "lessor-admin=admin,lessor-operator=operator,lessor-viewer=viewer,lessor-user=user")]
+    pub roles: Vec<(String, Role)>,
+
+    /// The claim that says whose sessions a person with the role `user` has
+    #[arg(
+        long = "oidc-owner-claim",
+        env = "LESSOR_OIDC_OWNER_CLAIM",
+        value_name = "CLAIM",
+        default_value = "sub"
+    )]
+    pub owner_claim: String,
+
+    /// The claim that names a person's tenant; with it nobody without a tenant signs in
+    #[arg(
+        long = "oidc-tenant-claim",
+        env = "LESSOR_OIDC_TENANT_CLAIM",
+        value_name = "CLAIM"
+    )]
+    pub tenant_claim: Option<String>,
+}
+
+impl OidcConfig {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        match (&self.issuer, &self.audience) {
+            (Some(_), None) => Err(ConfigError::IssuerWithoutAudience),
+            (None, Some(_)) => Err(ConfigError::AudienceWithoutIssuer),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the service needs of it; none where nobody signs in.
+    #[must_use]
+    pub fn settings(&self) -> Option<Settings> {
+        Some(Settings {
+            issuer: self.issuer.clone()?,
+            audience: self.audience.clone()?,
+            mapping: Mapping {
+                roles_claim: self.roles_claim.clone(),
+                roles: self.roles.clone(),
+                owner_claim: self.owner_claim.clone(),
+                tenant_claim: self.tenant_claim.clone(),
+            },
+        })
+    }
+}
+
+/// An issuer is an https URL; plain http is for one on this machine.
+fn issuer(value: &str) -> Result<String, String> {
+    let uri: Uri = value.parse().map_err(|_| "must be a URL".to_owned())?;
+    let host = uri.host().unwrap_or_default();
+    let is_here = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
+    match uri.scheme_str() {
+        Some("https") if !host.is_empty() => Ok(value.to_owned()),
+        Some("http") if is_here => Ok(value.to_owned()),
+        _ => Err("must begin with https://; http:// is for a provider on this machine".to_owned()),
+    }
+}
+
+fn role(value: &str) -> Result<(String, Role), String> {
+    let wrong =
+        || "must be a value of the claim, `=`, and one of admin, operator, viewer, user".to_owned();
+    let (said, role) = value.rsplit_once('=').ok_or_else(wrong)?;
+    let of_people = [Role::Admin, Role::Operator, Role::Viewer, Role::User];
+    let role = of_people.into_iter().find(|of| of.as_str() == role);
+    match role {
+        Some(role) if !said.is_empty() => Ok((said.to_owned(), role)),
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_issuer_is_reached_safely_or_is_here() {
+        for good in [
+            "https://id.example",
+            "https://id.example/realms/a",
+            "http://127.0.0.1:9",
+            "http://localhost:9/x",
+        ] {
+            assert_eq!(issuer(good).as_deref(), Ok(good));
+        }
+        for bad in [
+            "",
+            "id.example",
+            "http://id.example",
+            "http://127.0.0.1.example",
+            "ftp://id.example",
+            "https://",
+        ] {
+            assert!(issuer(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn roles_of_agents_are_none_of_people() {
+        assert_eq!(role("a=b=admin"), Ok(("a=b".to_owned(), Role::Admin)));
+        for bad in ["admin", "=admin", "x=agent", "x=enroll", "x=root", "x="] {
+            assert!(role(bad).is_err(), "{bad}");
+        }
+    }
+}
