@@ -4,8 +4,9 @@ use chrono::{DateTime, Utc};
 use diesel::dsl::sql;
 use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::sql_types::{Bool, Text};
+use diesel::sql_types::{Bool, Text, Uuid as SqlUuid};
 use lessor_protocol::{DesiredState, Labels, SessionState};
+use uuid::Uuid;
 
 use crate::access::{Reach, Scope};
 use crate::store::LabelsColumn;
@@ -40,7 +41,17 @@ impl SessionFilter {
     }
 
     /// The query, of those sessions only that the filter matches.
-    pub(super) fn narrow<ST: 'static>(self, mut query: Query<ST>) -> Query<ST> {
+    pub(super) fn narrow<ST: 'static>(self, query: Query<ST>) -> Query<ST> {
+        self.narrow_before(None, query)
+    }
+
+    /// As [`SessionFilter::narrow`], where the query asks for ids before one: the planner does not see that
+    /// it could begin there among the labels too.
+    pub(super) fn narrow_before<ST: 'static>(
+        self,
+        before: Option<Uuid>,
+        mut query: Query<ST>,
+    ) -> Query<ST> {
         use sessions::dsl;
         query = match self.scope.reach {
             Reach::Everything => query,
@@ -93,6 +104,8 @@ impl SessionFilter {
                 .bind::<Text, _>(key)
                 .sql(" AND l.value = ")
                 .bind::<Text, _>(value)
+                .sql(" AND l.session_id <= ")
+                .bind::<SqlUuid, _>(before.unwrap_or(Uuid::max()))
                 .sql(")"),
             );
         }

@@ -49,7 +49,10 @@ pub async fn list(
                     .into_boxed();
                 if filter.asks_for_creation() {
                     query = query.order((dsl::created_at.desc(), dsl::id.desc()));
-                    if let Some(after) = after {
+                    // Where the range itself begins later, only one of them may say where to begin.
+                    let before = filter.created_before;
+                    let inside = |at: DateTime<Utc>| before.is_none_or(|before| at < before);
+                    if let Some(after) = after.filter(|after| inside(after.created_at)) {
                         query = query.filter(
                             sql::<Bool>("(sessions.created_at, sessions.id) < (")
                                 .bind::<Timestamptz, _>(after.created_at)
@@ -64,7 +67,9 @@ pub async fn list(
                         query = query.filter(dsl::id.lt(after.id));
                     }
                 }
-                Ok(filter.narrow(query).load(conn).await?)
+                let before = after.filter(|_| !filter.asks_for_creation());
+                let query = filter.narrow_before(before.map(|after| after.id), query);
+                Ok(query.load(conn).await?)
             })
         })
         .await
