@@ -19,8 +19,8 @@ test: ## Everything that must hold: format, lints, every test
 	tests/openapi/prepare.sh
 	cargo test --locked --workspace --doc --quiet
 	$(MAKE) --no-print-directory bench-check SCENARIO='claims failover start'
+	@echo "Known vulnerabilities of dependencies are not looked for here: make supply does that."
 	cargo nextest run --locked --workspace
-	@echo "Known vulnerabilities of dependencies were not looked for: make supply does that."
 
 bench: ## Measure beside PostgreSQL and beside other queues; SCENARIO=claims for one, ARGS for options
 	@scripts/bring test
