@@ -53,6 +53,16 @@ const TEXTS: &[(&str, &str, usize)] = &[
     ("InventoryResource", "platform_resource_id", 1024),
 ];
 
+/// Operations whose bodies may be left out, since all in them may be: those that take an `OptionalJson`.
+const WITHOUT_BODY: &[&str] = &[
+    "cordon_agent",
+    "drain_agent",
+    "drain_pool",
+    "rebalance_pool",
+    "rotate_token",
+    "simulate_pool",
+];
+
 /// Writes the rules into a document.
 pub fn describe(document: &mut Value) {
     let schemas = &mut document["components"]["schemas"];
@@ -71,8 +81,14 @@ pub fn describe(document: &mut Value) {
     labels["additionalProperties"]["pattern"] = json!(TEXT);
     let paths = document["paths"].as_object_mut().into_iter().flatten();
     let calls = paths.flat_map(|(_, path)| path.as_object_mut().into_iter().flatten());
-    let parameters = calls.filter_map(|(_, call)| call.get_mut("parameters")?.as_array_mut());
-    parameters.flatten().for_each(parameter);
+    for (_, call) in calls {
+        let id = call["operationId"].as_str().unwrap_or_default();
+        if WITHOUT_BODY.contains(&id) {
+            call["requestBody"]["required"] = json!(false);
+        }
+        let parameters = call.get_mut("parameters").and_then(Value::as_array_mut);
+        parameters.into_iter().flatten().for_each(parameter);
+    }
 }
 
 fn parameter(parameter: &mut Value) {

@@ -4,7 +4,7 @@ use axum::http::Uri;
 use lessor_protocol::Role;
 
 use super::ConfigError;
-use crate::access::oidc::{Mapping, Settings};
+use crate::access::oidc::{Mapping, OF_PEOPLE, Settings};
 
 /// Where people sign in, and what they may do.
 #[derive(Clone, Debug, clap::Args)]
@@ -30,9 +30,14 @@ pub struct OidcConfig {
     )]
     pub roles_claim: String,
 
-    /// Which values of that claim are which role: admin, operator, viewer or user
-    #[arg(long = "oidc-roles", env = "LESSOR_OIDC_ROLES", value_name = "VALUE=ROLE", value_delimiter = ',', value_parser = role,
-        default_value = "lessor-admin=admin,lessor-operator=operator,lessor-viewer=viewer,lessor-user=user")]
+    /// Which values of that claim are which role: admin, operator, viewer or user [default: lessor-admin=admin, and so for each role]
+    #[arg(
+        long = "oidc-roles",
+        env = "LESSOR_OIDC_ROLES",
+        value_name = "VALUE=ROLE",
+        value_delimiter = ',',
+        value_parser = role
+    )]
     pub roles: Vec<(String, Role)>,
 
     /// The claim that says whose sessions a person with the role `user` has
@@ -70,7 +75,12 @@ impl OidcConfig {
             audience: self.audience.clone()?,
             mapping: Mapping {
                 roles_claim: self.roles_claim.clone(),
-                roles: self.roles.clone(),
+                roles: if self.roles.is_empty() {
+                    let own = |role: Role| (format!("lessor-{role}"), role);
+                    OF_PEOPLE.map(own).to_vec()
+                } else {
+                    self.roles.clone()
+                },
                 owner_claim: self.owner_claim.clone(),
                 tenant_claim: self.tenant_claim.clone(),
             },
@@ -94,8 +104,7 @@ fn role(value: &str) -> Result<(String, Role), String> {
     let wrong =
         || "must be a value of the claim, `=`, and one of admin, operator, viewer, user".to_owned();
     let (said, role) = value.rsplit_once('=').ok_or_else(wrong)?;
-    let of_people = [Role::Admin, Role::Operator, Role::Viewer, Role::User];
-    let role = of_people.into_iter().find(|of| of.as_str() == role);
+    let role = OF_PEOPLE.into_iter().find(|of| of.as_str() == role);
     match role {
         Some(role) if !said.is_empty() => Ok((said.to_owned(), role)),
         _ => Err(wrong()),

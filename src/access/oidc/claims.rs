@@ -34,7 +34,7 @@ pub struct Person {
 }
 
 /// The roles that people can have, the mightiest first.
-const OF_PEOPLE: [Role; 4] = [Role::Admin, Role::Operator, Role::Viewer, Role::User];
+pub const OF_PEOPLE: [Role; 4] = [Role::Admin, Role::Operator, Role::Viewer, Role::User];
 
 impl Mapping {
     /// What claims that were found true come to.

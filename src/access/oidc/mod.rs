@@ -20,7 +20,7 @@ use lessor_protocol::ProblemCode;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
-pub use claims::{Mapping, Person};
+pub use claims::{Mapping, OF_PEOPLE, Person};
 
 use self::keys::Keys;
 use super::bearer::invalid;
