@@ -433,6 +433,31 @@ fn the_help_lists_every_option() {
     }
 }
 
+#[test]
+fn bodies_that_may_be_left_out_are_said_to_be() {
+    let mut taken = BTreeSet::new();
+    for (_, text) in sources("src") {
+        for handler in text.split("operation_id = \"").skip(1) {
+            let (id, rest) = handler.split_once('"').expect("an id");
+            let signature = rest.split_once("\n}").map_or(rest, |(before, _)| before);
+            if signature.contains("OptionalJson(") {
+                taken.insert(id.to_owned());
+            }
+        }
+    }
+    assert!(taken.len() > 5, "{taken:?}");
+    let document: Value = serde_json::from_str(&lessor::api::text()).expect("JSON");
+    let said: BTreeSet<String> = document["paths"]
+        .as_object()
+        .expect("paths")
+        .values()
+        .flat_map(|item| item.as_object().expect("operations").values())
+        .filter(|call| call["requestBody"]["required"] == false)
+        .map(|call| call["operationId"].as_str().expect("an id").to_owned())
+        .collect();
+    assert_eq!(said, taken);
+}
+
 /// Every Rust file below a folder, with its text.
 fn sources(folder: &str) -> Vec<(String, String)> {
     fn visit(folder: &Path, found: &mut Vec<PathBuf>) {

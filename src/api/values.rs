@@ -55,6 +55,7 @@ const TEXTS: &[(&str, &str, usize)] = &[
 
 /// Operations whose bodies may be left out, since all in them may be: those that take an `OptionalJson`.
 const WITHOUT_BODY: &[&str] = &[
+    "approve_agent",
     "cordon_agent",
     "drain_agent",
     "drain_pool",
