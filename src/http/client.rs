@@ -6,7 +6,7 @@
 //!
 //! What it does not do: decide anything by it. It is for logs, the audit and limits.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use axum::http::HeaderMap;
@@ -15,6 +15,15 @@ use ipnet::IpNet;
 /// The address of a request's client, in its extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress(pub IpAddr);
+
+/// One household or host: whoever has an IPv6 network has 2^64 addresses in it.
+#[must_use]
+pub fn household(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX))),
+        v4 => v4,
+    }
+}
 
 /// How long a client may take to send a body, in a request's extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

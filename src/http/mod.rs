@@ -37,7 +37,7 @@ mod words;
 
 pub use accept::{Format, wants_text};
 pub use body::{HashedJson, Json, MAX_BODY_BYTES, OptionalJson};
-pub use client::{ClientAddress, Proxies, SlowAfter};
+pub use client::{ClientAddress, Proxies, SlowAfter, household};
 pub use etag::{Preconditions, etag, not_modified};
 pub use gate::{Gate, Place};
 pub use idempotency::IdempotencyKey;

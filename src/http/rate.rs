@@ -11,7 +11,7 @@
 //! What it does not do: count over servers. Each has buckets of its own.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use axum::response::{IntoResponse, Response};
 use lessor_protocol::ProblemCode;
 use sha2::{Digest, Sha256};
 
-use super::client::ClientAddress;
+use super::client::{ClientAddress, household};
 use crate::problem::Problem;
 
 /// The time that a quota is for.
@@ -88,14 +88,12 @@ impl RateLimit {
         client: Option<ClientAddress>,
     ) -> Result<Left, Box<Response>> {
         let now = Instant::now();
-        let address = client.map(|client| network(client.0));
-        let bearer = bearer(headers);
-        let taken = match (bearer, address) {
-            (Some(token), Some(address)) if self.look(Key::Guesses(address), now).is_err() => {
-                let _ = token;
-                self.look(Key::Guesses(address), now)
-            }
-            (Some(token), _) => self.take(Key::Token(token), now),
+        let address = client.map(|client| household(client.0));
+        let taken = match (bearer(headers), address) {
+            (Some(token), Some(address)) => self
+                .look(Key::Guesses(address), now)
+                .and_then(|_| self.take(Key::Token(token), now)),
+            (Some(token), None) => self.take(Key::Token(token), now),
             (None, Some(address)) => self.take(Key::Address(address), now),
             (None, None) => self.take(Key::Others, now),
         };
@@ -105,7 +103,7 @@ impl RateLimit {
     /// Counts a token that was refused.
     pub fn guessed(&self, client: Option<ClientAddress>) {
         if let Some(client) = client {
-            let _ = self.take(Key::Guesses(network(client.0)), Instant::now());
+            let _ = self.take(Key::Guesses(household(client.0)), Instant::now());
         }
     }
 
@@ -211,14 +209,6 @@ pub fn is_agents_own(method: &Method, path: &str) -> bool {
 fn bearer(headers: &HeaderMap) -> Option<[u8; 32]> {
     let value = headers.get(header::AUTHORIZATION)?;
     Some(Sha256::digest(value.as_bytes()).into())
-}
-
-/// One household or host: whoever has an IPv6 network has 2^64 addresses in it.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX))),
-    }
 }
 
 fn seconds_up(duration: Duration) -> u64 {

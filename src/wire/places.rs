@@ -1,12 +1,13 @@
 //! How many connections are open, and from where.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Limits;
+use crate::http::household;
 
 /// The connections that may be open.
 #[derive(Debug)]
@@ -73,14 +74,6 @@ impl Drop for Place {
                 by_address.remove(address);
             }
         }
-    }
-}
-
-/// Whoever has an IPv6 network has 2^64 addresses in it.
-fn household(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX))),
-        v4 => v4,
     }
 }
 
