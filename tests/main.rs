@@ -50,5 +50,6 @@ mod sign_in;
 mod simulate;
 mod supply;
 mod watermark;
+mod webhooks;
 mod wire;
 mod wire_tls;

@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod agents;
+pub mod authority;
 pub mod balancer;
 pub mod checks;
 pub mod platform;
@@ -12,6 +13,7 @@ pub mod process;
 pub mod provider;
 pub mod random;
 pub mod raw;
+pub mod receiver;
 pub mod runbook;
 
 use std::sync::Arc;

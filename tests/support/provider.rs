@@ -1,5 +1,6 @@
 //! A small OpenID Connect provider: it publishes keys, and signs what it is told to.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use axum::extract::State;
@@ -9,12 +10,16 @@ use axum::routing::get;
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use lessor::wire::Limits;
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256,
     RSA_PSS_SHA256, RsaKeyPair,
 };
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::authority::Authority;
 
 /// For whom its JWTs are.
 pub const AUDIENCE: &str = "lessor-of-the-tests";
@@ -174,17 +179,42 @@ impl Provider {
             .await
             .expect("a free port");
         let issuer = format!("http://{}", listener.local_addr().expect("an address"));
-        let provider = Self(Arc::new(Mutex::new(Published {
+        let provider = Self::publishing(issuer, keys);
+        let router = provider.router();
+        tokio::spawn(async move { axum::serve(listener, router).await.expect("it serves") });
+        provider
+    }
+
+    /// As [`Provider::start`], by https, with a certificate for `localhost` of this authority.
+    pub async fn start_tls(keys: Vec<Value>, authority: &Authority, folder: &Path) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        let provider = Self::publishing(format!("https://localhost:{port}"), keys);
+        let (router, tls) = (provider.router(), authority.serves(folder));
+        let stop = CancellationToken::new();
+        tokio::spawn(async move {
+            lessor::wire::serve(listener, router, Limits::default(), Some(tls), stop)
+                .await
+                .expect("it serves");
+        });
+        provider
+    }
+
+    fn publishing(issuer: String, keys: Vec<Value>) -> Self {
+        Self(Arc::new(Mutex::new(Published {
             issuer,
             keys,
             ..Published::default()
-        })));
-        let router = Router::new()
+        })))
+    }
+
+    fn router(&self) -> Router {
+        Router::new()
             .route("/.well-known/openid-configuration", get(discovery))
             .route("/keys", get(keys_of))
-            .with_state(provider.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await.expect("it serves") });
-        provider
+            .with_state(self.clone())
     }
 
     pub fn issuer(&self) -> String {

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::verify;
+use crate::outgoing;
 
 /// After how long keys are fetched anew.
 const FRESH: Duration = Duration::from_secs(600);
@@ -75,24 +76,8 @@ impl Keys {
     /// # Errors
     /// When TLS cannot be set up.
     pub fn new(issuer: &str) -> Result<Self, String> {
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("lessor/", env!("CARGO_PKG_VERSION")))
-            .timeout(PATIENCE)
-            // What is not where the provider says is not its.
-            .redirect(reqwest::redirect::Policy::none());
-        let http = if issuer.starts_with("http://") {
-            // On this machine only; it needs no certificates.
-            let config = rustls::ClientConfig::builder_with_provider(Arc::new(
-                rustls::crypto::ring::default_provider(),
-            ))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-            http.tls_backend_preconfigured(config)
-        } else {
-            http
-        };
+        // What is not where the provider says is not its: no redirects.
+        let http = outgoing::http()?.timeout(PATIENCE);
         Ok(Self {
             issuer: issuer.to_owned(),
             http: http.build().map_err(|error| error.to_string())?,
