@@ -112,7 +112,7 @@ fn parameter(parameter: &mut Value) {
         of.as_str().unwrap_or_default(),
     ) {
         ("path", "pool" | "agent" | "session") => name(schema),
-        ("path", "command") => schema["format"] = json!("uuid"),
+        ("path", "command" | "webhook") => schema["format"] = json!("uuid"),
         ("path", "owner") => text(schema, 256),
         ("query", "reason") => text(schema, 1024),
         ("query", "label") => schema["items"]["pattern"] = json!(LABEL),
