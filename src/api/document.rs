@@ -1,4 +1,4 @@
-//! The OpenAPI document, and the page that shows it offline.
+//! The OpenAPI document.
 
 use std::sync::Arc;
 
@@ -9,7 +9,6 @@ use axum::routing::get;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{InfoBuilder, OpenApiBuilder, Server};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_swagger_ui::SwaggerUi;
 
 use super::operations::PROBLEMS;
 use crate::app::App;
@@ -83,7 +82,7 @@ pub fn text() -> String {
     format!("{:#}\n", openapi())
 }
 
-/// `/openapi.json` and `/docs`.
+/// `/openapi.json`.
 pub fn routes() -> Router<Arc<App>> {
     let json = text();
     let document = move || {
@@ -99,10 +98,5 @@ pub fn routes() -> Router<Arc<App>> {
                 .into_response()
         }
     };
-    let docs: Router<Arc<App>> = SwaggerUi::new("/docs")
-        .config(utoipa_swagger_ui::Config::from("/openapi.json"))
-        .into();
-    Router::new()
-        .route("/openapi.json", get(document))
-        .merge(docs)
+    Router::new().route("/openapi.json", get(document))
 }

@@ -4,7 +4,7 @@ use axum::http::Uri;
 use lessor_protocol::Role;
 
 use super::ConfigError;
-use crate::access::oidc::{Mapping, OF_PEOPLE, Settings};
+use crate::access::oidc::{Console, ConsoleToken, Mapping, OF_PEOPLE, Settings};
 
 /// Where people sign in, and what they may do.
 #[derive(Clone, Debug, clap::Args)]
@@ -56,6 +56,33 @@ pub struct OidcConfig {
         value_name = "CLAIM"
     )]
     pub tenant_claim: Option<String>,
+
+    /// Lets people sign in at the page `/docs`: the id under which the provider knows it, as a public client
+    #[arg(
+        long = "oidc-console-client-id",
+        env = "LESSOR_OIDC_CONSOLE_CLIENT_ID",
+        value_name = "ID"
+    )]
+    pub console_client_id: Option<String>,
+
+    /// What that page asks the provider for, apart by spaces
+    #[arg(
+        long = "oidc-console-scopes",
+        env = "LESSOR_OIDC_CONSOLE_SCOPES",
+        value_name = "SCOPES",
+        default_value = "openid"
+    )]
+    pub console_scopes: String,
+
+    /// Which of the provider's tokens that page sends: its access token, or its ID token
+    #[arg(
+        long = "oidc-console-token",
+        env = "LESSOR_OIDC_CONSOLE_TOKEN",
+        value_name = "TOKEN",
+        value_enum,
+        default_value_t = ConsoleToken::Access
+    )]
+    pub console_token: ConsoleToken,
 }
 
 impl OidcConfig {
@@ -63,8 +90,26 @@ impl OidcConfig {
         match (&self.issuer, &self.audience) {
             (Some(_), None) => Err(ConfigError::IssuerWithoutAudience),
             (None, Some(_)) => Err(ConfigError::AudienceWithoutIssuer),
+            (None, None) if self.console_client_id.is_some() => {
+                Err(ConfigError::ConsoleWithoutIssuer)
+            }
+            _ if self
+                .console()
+                .is_some_and(|console| asks_for_no_id(&console)) =>
+            {
+                Err(ConfigError::NoIdTokenAskedFor)
+            }
             _ => Ok(()),
         }
+    }
+
+    fn console(&self) -> Option<Console> {
+        let scopes = self.console_scopes.split_whitespace();
+        Some(Console {
+            client_id: self.console_client_id.clone()?,
+            scopes: scopes.map(str::to_owned).collect(),
+            token: self.console_token,
+        })
     }
 
     /// What the service needs of it; none where nobody signs in.
@@ -84,8 +129,14 @@ impl OidcConfig {
                 owner_claim: self.owner_claim.clone(),
                 tenant_claim: self.tenant_claim.clone(),
             },
+            console: self.console(),
         })
     }
+}
+
+/// A provider gives an ID token to who asks for `openid` only.
+fn asks_for_no_id(console: &Console) -> bool {
+    console.token == ConsoleToken::Id && !console.scopes.iter().any(|scope| scope == "openid")
 }
 
 /// An issuer is an https URL; plain http is for one on this machine.

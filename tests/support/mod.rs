@@ -6,6 +6,7 @@ pub mod access;
 pub mod agents;
 pub mod balancer;
 pub mod checks;
+pub mod desk;
 pub mod platform;
 pub mod postgres;
 pub mod process;

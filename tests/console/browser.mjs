@@ -1,0 +1,104 @@
+// A person at the page of the documentation, in a headless Chromium: calls without a token, signs in at the
+// provider, calls again. Reads {profile, shots, pages: [{url, email, password}]} from its input and writes what
+// it saw of each page, as JSON. Run it in the folder that has playwright-core.
+import { createRequire } from 'node:module';
+import { text } from 'node:stream/consumers';
+
+const { chromium } = createRequire(process.cwd() + '/')('playwright-core');
+
+const task = JSON.parse(await text(process.stdin));
+const browser = await chromium.launchPersistentContext(task.profile, {
+  executablePath: process.env.LESSOR_TEST_CHROMIUM ?? '/usr/bin/chromium',
+  viewport: { width: 1280, height: 1400 },
+  args: [
+    // As root there is no other way; what is opened here is ours.
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-quic',
+    '--no-first-run',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+  ],
+});
+browser.setDefaultTimeout(20_000);
+try {
+  const seen = [];
+  for (const [at, person] of task.pages.entries()) seen.push(await visit(person, at));
+  process.stdout.write(JSON.stringify(seen));
+} finally {
+  await browser.close();
+}
+
+async function visit(person, at) {
+  const violations = [];
+  const errors = [];
+  const origins = new Set();
+  const watch = (page) => {
+    page.on('console', (message) => {
+      if (/content security policy|cross-origin-opener/i.test(message.text())) violations.push(message.text());
+    });
+    page.on('pageerror', (error) => errors.push(String(error)));
+    page.on('request', (request) => {
+      const url = new URL(request.url());
+      if (url.protocol.startsWith('http')) origins.add(url.origin);
+    });
+  };
+  const page = await browser.newPage();
+  watch(page);
+  page.on('popup', watch);
+  const shot = (name) => task.shots && page.screenshot({ path: `${task.shots}/${at}-${name}.png` });
+
+  await page.goto(`${person.url}/docs`);
+  await page.locator('#swagger-ui .auth-wrapper .authorize').first().waitFor();
+  await shot('signed-out');
+  const pools = await operation(page, 'list_pools');
+  const signedOut = await pools.execute();
+
+  await page.locator('.scheme-container .auth-wrapper .authorize').click();
+  const dialog = page.locator('.dialog-ux');
+  const scheme = dialog.locator('.auth-container', { hasText: 'sign_in' });
+  await scheme.waitFor();
+  await shot('dialog');
+  const opened = page.waitForEvent('popup');
+  await scheme.locator('button.authorize').click();
+  const popup = await opened;
+  await popup.fill('[name=email]', person.email);
+  await popup.fill('[name=password]', person.password);
+  const closed = popup.waitForEvent('close');
+  await popup.click('button');
+  await closed;
+  await scheme.getByRole('button', { name: 'Logout' }).waitFor();
+  await shot('signed-in');
+  await dialog.locator('.btn-done').first().click();
+
+  const again = await pools.execute();
+  await shot('answer');
+  const sessions = await operation(page, 'create_session');
+  const session = await sessions.execute('{"pool": "local", "spec": {}}');
+  await page.close();
+  return { violations, errors, origins: [...origins].sort(), signed_out: signedOut, pools: again, session };
+}
+
+// An operation that is open to be tried.
+async function operation(page, id) {
+  const block = page.locator(`.opblock[id$="-${id}"]`);
+  await block.locator('.opblock-summary-control').click();
+  await block.locator('.try-out__btn').click();
+  const execute = async (body) => {
+    if (body) await block.locator('textarea.body-param__text').fill(body);
+    const called = page.waitForResponse((response) => new URL(response.url()).pathname.startsWith('/v1/'));
+    await block.locator('button.execute').click();
+    const response = await called;
+    // What the page itself shows of it.
+    const shown = block.locator('.live-responses-table .response-col_status');
+    await shown.filter({ hasText: String(response.status()) }).last().waitFor();
+    const authorization = (await response.request().allHeaders()).authorization ?? '';
+    return {
+      status: response.status(),
+      bearer: authorization.replace(/^Bearer /, ''),
+      answer: await response.json(),
+    };
+  };
+  return { execute };
+}
