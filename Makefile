@@ -15,11 +15,11 @@ run: ## Bring what is missing, build, and start a fleet on this machine
 test: ## Everything that must hold: format, lints, every test
 	@scripts/bring test
 	cargo fmt --all --check
+	SUPPLY_OFFLINE=1 scripts/supply
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	tests/openapi/prepare.sh
 	cargo test --locked --workspace --doc --quiet
 	$(MAKE) --no-print-directory bench-check SCENARIO='claims failover start'
-	@echo "Known vulnerabilities of dependencies are not looked for here: make supply does that."
 	cargo nextest run --locked --workspace
 
 bench: ## Measure beside PostgreSQL and beside other queues; SCENARIO=claims for one, ARGS for options
@@ -29,7 +29,7 @@ bench: ## Measure beside PostgreSQL and beside other queues; SCENARIO=claims for
 		--peers $${CARGO_TARGET_DIR:-target}/bench-peers --json $${CARGO_TARGET_DIR:-target}/bench.json $(SCENARIO) $(ARGS)
 
 bench-check: ## See that each scenario of the bench works, for a second, without optimisation
-	cargo build --locked --workspace
+	cargo build --locked --workspace --all-targets
 	$${CARGO_TARGET_DIR:-target}/debug/lessor-bench --quick --service $${CARGO_TARGET_DIR:-target}/debug/lessor \
 		--peers $${CARGO_TARGET_DIR:-target}/bench-peers $(SCENARIO)
 

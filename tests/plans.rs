@@ -272,6 +272,11 @@ async fn the_claims_statements_read_their_indexes_in_order_whatever_the_planner_
     let known = client.query_one(known, &[]).await.expect("statistics");
     assert_eq!(known.get::<_, i64>(0), 0, "there are statistics already");
     assert_plans(&client, "without statistics").await;
+    // Filling takes a minute, so what is claimed without statistics is taken back.
+    client.batch_execute("BEGIN").await.expect("a transaction");
+    claim_some(&client, 50_000.min(count / 2)).await;
+    assert_plans(&client, "after many claims, without statistics").await;
+    client.batch_execute("ROLLBACK").await.expect("taken back");
     client.batch_execute("ANALYZE").await.expect("ANALYZE");
     assert_plans(&client, "with statistics").await;
     claim_some(&client, 50_000.min(count / 2)).await;
@@ -327,15 +332,6 @@ async fn what_is_planned_while_all_is_empty_finds_by_key() {
     .await;
     let by_key = plan.matches("agents_pkey").count();
     assert!(by_key >= 3 && !plan.contains("Join Filter"), "{plan}");
-}
-
-#[tokio::test]
-async fn claims_without_any_statistics_after_many_claims() {
-    let (_database, client) = with_pool().await;
-    let count = backlog();
-    fill(&client, count).await;
-    claim_some(&client, 50_000.min(count / 2)).await;
-    assert_plans(&client, "after many claims, without statistics").await;
 }
 
 #[tokio::test]

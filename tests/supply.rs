@@ -1,6 +1,6 @@
 //! What the program is made of: licences, sources, duplicates, locked builds, no unsafe code of ours, and
-//! the bill of materials. `deny.toml` has the rules; here they are held with cargo alone, since cargo-deny
-//! takes longer to build than everything else.
+//! the bill of materials. `deny.toml` has the rules: `scripts/supply` holds them by cargo-deny in every run of
+//! `make test`, and these tests with cargo alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
