@@ -49,12 +49,28 @@ async function visit(person, at) {
   page.on('popup', watch);
   const shot = (name) => task.shots && page.screenshot({ path: `${task.shots}/${at}-${name}.png` });
 
+  try {
+    return { ...(await use(page, person, shot)), violations, errors, origins: [...origins].sort() };
+  } catch (error) {
+    await shot('failed');
+    const shown = await page.locator('.dialog-ux, .errors-wrapper').allInnerTexts();
+    console.error({ violations, errors, origins, shown });
+    throw error;
+  } finally {
+    await page.close();
+  }
+}
+
+async function use(page, person, shot) {
+  const t0=Date.now(); const lap=(n)=>console.error(n, Date.now()-t0);
   await page.goto(`${person.url}/docs`);
   await page.locator('#swagger-ui .auth-wrapper .authorize').first().waitFor();
+  lap('loaded');
   await shot('signed-out');
   const pools = await operation(page, 'list_pools');
   const signedOut = await pools.execute();
 
+  lap('signed out call');
   await page.locator('.scheme-container .auth-wrapper .authorize').click();
   const dialog = page.locator('.dialog-ux');
   const scheme = dialog.locator('.auth-container', { hasText: 'sign_in' });
@@ -68,16 +84,18 @@ async function visit(person, at) {
   const closed = popup.waitForEvent('close');
   await popup.click('button');
   await closed;
-  await scheme.getByRole('button', { name: 'Logout' }).waitFor();
+  await scheme.getByText('Logout').waitFor();
+  lap('signed in');
   await shot('signed-in');
   await dialog.locator('.btn-done').first().click();
 
   const again = await pools.execute();
+  lap('answer');
   await shot('answer');
   const sessions = await operation(page, 'create_session');
   const session = await sessions.execute('{"pool": "local", "spec": {}}');
-  await page.close();
-  return { violations, errors, origins: [...origins].sort(), signed_out: signedOut, pools: again, session };
+  lap('session');
+  return { signed_out: signedOut, pools: again, session };
 }
 
 // An operation that is open to be tried.

@@ -96,12 +96,13 @@ impl Oidc {
     /// Where they do that; none while that cannot be told, for which the log has the reason.
     pub async fn endpoints(&self) -> Option<Endpoints> {
         let Inner {
+            settings,
             provider,
             endpoints,
             ..
         } = &*self.0;
         let all = |endpoints: &Endpoints| Some(endpoints.clone());
-        let ask = || async { console::endpoints(provider, &provider.discover().await?) };
+        let ask = || async { console::endpoints(&settings.issuer, &provider.discover().await?) };
         endpoints.find(all, ask).await.ok().flatten()
     }
 

@@ -77,19 +77,8 @@ impl Provider {
         if discovery.issuer != self.issuer {
             return Err(format!("{url} is of the issuer {:?}", discovery.issuer));
         }
-        self.must_be_safe("its keys", &discovery.jwks_uri)?;
+        must_be_safe(&self.issuer, "its keys", &discovery.jwks_uri)?;
         Ok(discovery)
-    }
-
-    /// Whether a place that it names is behind TLS, as it is itself.
-    ///
-    /// # Errors
-    /// When it is not.
-    pub fn must_be_safe(&self, what: &str, url: &str) -> Result<(), String> {
-        if self.issuer.starts_with("https://") && !url.starts_with("https://") {
-            return Err(format!("{what} is not behind https"));
-        }
-        Ok(())
     }
 
     /// What it answers there.
@@ -111,4 +100,15 @@ impl Provider {
         }
         serde_json::from_slice(&body).map_err(|error| format!("{url}: {error}"))
     }
+}
+
+/// Whether a place that a provider names is behind TLS, as it is itself.
+///
+/// # Errors
+/// When it is not.
+pub fn must_be_safe(issuer: &str, what: &str, url: &str) -> Result<(), String> {
+    if issuer.starts_with("https://") && !url.starts_with("https://") {
+        return Err(format!("{what} is not behind https"));
+    }
+    Ok(())
 }
