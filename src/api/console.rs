@@ -51,6 +51,7 @@ pub fn routes(oidc: Option<&Oidc>) -> Router<Arc<App>> {
     let document = get(document).with_state(Arc::clone(&signing_in));
     Router::new()
         .route("/docs/openapi.json", document)
+        .route("/docs/index.css", get(style))
         .merge(page(Config::with_oauth_config(
             ["/docs/openapi.json"],
             client,
@@ -97,10 +98,15 @@ async fn document(State(signing_in): State<Arc<SigningIn>>) -> Response {
     ([(header::CONTENT_TYPE, json)], text.to_string()).into_response()
 }
 
+async fn style() -> impl IntoResponse {
+    let css = HeaderValue::from_static("text/css");
+    ([(header::CONTENT_TYPE, css)], include_str!("console.css"))
+}
+
 /// Says in a document where to sign in, beside the tokens that it knows.
 fn offer(document: &mut Value, console: &Console, endpoints: &Endpoints) {
     let about = format!(
-        "Sign in at the provider. Leave `client_secret` empty: this page has none. The {} is sent.",
+        "Sign in at the provider, in a window of its own. Calls then send the {} that it gives.",
         console.token.field().replace('_', " ")
     );
     let scopes: serde_json::Map<String, Value> = console

@@ -61,9 +61,13 @@ pub async fn dedicated(url: &str) -> Result<AsyncPgConnection> {
     })
 }
 
-/// One TLS set-up for the process: reading the system's certificates takes milliseconds.
-pub(super) fn tls() -> Result<MakeRustlsConnect> {
-    static TLS: OnceLock<std::result::Result<MakeRustlsConnect, String>> = OnceLock::new();
+/// TLS towards others, with the certificates that the system trusts. One set-up for the process: reading those
+/// takes milliseconds.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub fn tls_client() -> Result<rustls::ClientConfig> {
+    static TLS: OnceLock<std::result::Result<rustls::ClientConfig, String>> = OnceLock::new();
     TLS.get_or_init(|| {
         let mut roots = rustls::RootCertStore::empty();
         let found = rustls_native_certs::load_native_certs();
@@ -77,10 +81,14 @@ pub(super) fn tls() -> Result<MakeRustlsConnect> {
             .map_err(|error| error.to_string())?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(MakeRustlsConnect::new(config))
+        Ok(config)
     })
     .clone()
     .map_err(Error::Internal)
+}
+
+pub(super) fn tls() -> Result<MakeRustlsConnect> {
+    tls_client().map(MakeRustlsConnect::new)
 }
 
 /// The error with its causes: tokio-postgres keeps the interesting part in the source.

@@ -123,7 +123,7 @@ impl Desk {
         let token = |audience: &str| {
             let now = Utc::now().timestamp();
             let claims = json!({"iss": issuer, "aud": audience, "sub": format!("id-of-{}", code.email),
-                "email": code.email, "exp": now + 300, "iat": now, "realm_access": {"roles": ["staff"]}});
+                "email": code.email, "exp": now + 300, "iat": now, "realm_access": {"roles": ["ops"]}});
             self.signer.jwt("desk", &claims)
         };
         Ok(

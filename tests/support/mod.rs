@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod agents;
+pub mod authority;
 pub mod balancer;
 pub mod checks;
 pub mod desk;

@@ -10,12 +10,15 @@ use axum::routing::get;
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use lessor::wire::Limits;
+use lessor::wire::tls::Tls;
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256,
     RSA_PSS_SHA256, RsaKeyPair,
 };
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::desk::{self, Desk};
 
@@ -174,10 +177,23 @@ pub struct Provider(Arc<Mutex<Published>>);
 impl Provider {
     /// Starts on a free port of the loopback address; it ends with the test's runtime.
     pub async fn start(keys: Vec<Value>) -> Self {
+        Self::serve(keys, None).await
+    }
+
+    /// Starts behind TLS, as `localhost`.
+    pub async fn start_behind(tls: Arc<Tls>, keys: Vec<Value>) -> Self {
+        Self::serve(keys, Some(tls)).await
+    }
+
+    async fn serve(keys: Vec<Value>, tls: Option<Arc<Tls>>) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
             .expect("a free port");
-        let issuer = format!("http://{}", listener.local_addr().expect("an address"));
+        let address = listener.local_addr().expect("an address");
+        let issuer = match &tls {
+            None => format!("http://{address}"),
+            Some(_) => format!("https://localhost:{}", address.port()),
+        };
         let provider = Self(Arc::new(Mutex::new(Published {
             issuer,
             keys,
@@ -188,7 +204,8 @@ impl Provider {
             .route("/keys", get(keys_of))
             .merge(desk::routes())
             .with_state(provider.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await.expect("it serves") });
+        let (limits, stop) = (Limits::default(), CancellationToken::new());
+        tokio::spawn(lessor::wire::serve(listener, router, limits, tls, stop));
         provider
     }
 

@@ -31,6 +31,7 @@ use self::kept::Kept;
 use self::keys::Keys;
 use self::provider::Provider;
 use super::bearer::invalid;
+use crate::error::Error;
 use crate::problem::Problem;
 
 /// The longest JWT.
@@ -77,7 +78,7 @@ impl Oidc {
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn new(settings: Settings) -> Result<Self, String> {
+    pub fn new(settings: Settings) -> Result<Self, Error> {
         verify::install();
         Ok(Self(Arc::new(Inner {
             provider: Provider::new(&settings.issuer)?,

@@ -1,10 +1,12 @@
 //! What the provider says about itself (OpenID Connect Discovery 1.0), and how it is asked.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+use crate::store::tls_client;
 
 /// How long it has to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,28 +41,18 @@ impl Provider {
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn new(issuer: &str) -> Result<Self, String> {
+    pub fn new(issuer: &str) -> Result<Self> {
         let http = reqwest::Client::builder()
             .user_agent(concat!("lessor/", env!("CARGO_PKG_VERSION")))
             .timeout(PATIENCE)
+            .tls_backend_preconfigured(tls_client()?)
             // What is not where the provider says is not its.
             .redirect(reqwest::redirect::Policy::none());
-        let http = if issuer.starts_with("http://") {
-            // On this machine only; it needs no certificates.
-            let config = rustls::ClientConfig::builder_with_provider(Arc::new(
-                rustls::crypto::ring::default_provider(),
-            ))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-            http.tls_backend_preconfigured(config)
-        } else {
-            http
-        };
         Ok(Self {
             issuer: issuer.to_owned(),
-            http: http.build().map_err(|error| error.to_string())?,
+            http: http
+                .build()
+                .map_err(|error| Error::Internal(error.to_string()))?,
         })
     }
 
@@ -68,7 +60,7 @@ impl Provider {
     ///
     /// # Errors
     /// Why it does not, or that it is another one.
-    pub async fn discover(&self) -> Result<Discovery, String> {
+    pub async fn discover(&self) -> std::result::Result<Discovery, String> {
         let url = format!(
             "{}/.well-known/openid-configuration",
             self.issuer.trim_end_matches('/')
@@ -85,7 +77,7 @@ impl Provider {
     ///
     /// # Errors
     /// Why it does not answer, or nothing that could be used.
-    pub async fn get<T: DeserializeOwned>(&self, url: &str) -> Result<T, String> {
+    pub async fn get<T: DeserializeOwned>(&self, url: &str) -> std::result::Result<T, String> {
         let said = |error: reqwest::Error| error.without_url().to_string();
         let mut response = self.http.get(url).send().await.map_err(said)?;
         if !response.status().is_success() {
@@ -106,7 +98,7 @@ impl Provider {
 ///
 /// # Errors
 /// When it is not.
-pub fn must_be_safe(issuer: &str, what: &str, url: &str) -> Result<(), String> {
+pub fn must_be_safe(issuer: &str, what: &str, url: &str) -> std::result::Result<(), String> {
     if issuer.starts_with("https://") && !url.starts_with("https://") {
         return Err(format!("{what} is not behind https"));
     }
