@@ -353,7 +353,7 @@ async fn browse(task: &Value) -> Value {
         .await
         .expect("it reads");
     drop(input);
-    let ran = tokio::time::timeout(Duration::from_secs(120), browser.wait_with_output());
+    let ran = tokio::time::timeout(Duration::from_secs(150), browser.wait_with_output());
     let ran = ran.await.expect("it ends").expect("it ran");
     let errors = String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "{errors}");

@@ -22,7 +22,7 @@ const browser = await chromium.launchPersistentContext(task.profile, {
     '--disable-sync',
   ],
 });
-browser.setDefaultTimeout(20_000);
+browser.setDefaultTimeout(60_000);
 try {
   const seen = await Promise.all(task.pages.map(visit));
   process.stdout.write(JSON.stringify(seen));
