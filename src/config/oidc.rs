@@ -1,6 +1,7 @@
 //! The options of signing in.
 
 use axum::http::Uri;
+use clap::builder::NonEmptyStringValueParser;
 use lessor_protocol::Role;
 
 use super::ConfigError;
@@ -61,7 +62,8 @@ pub struct OidcConfig {
     #[arg(
         long = "oidc-console-client-id",
         env = "LESSOR_OIDC_CONSOLE_CLIENT_ID",
-        value_name = "ID"
+        value_name = "ID",
+        value_parser = NonEmptyStringValueParser::new()
     )]
     pub console_client_id: Option<String>,
 
@@ -164,7 +166,56 @@ fn role(value: &str) -> Result<(String, Role), String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        oidc: OidcConfig,
+    }
+
+    const PROVIDER: [&str; 4] = [
+        "--oidc-issuer",
+        "https://id.example",
+        "--oidc-audience",
+        "a",
+    ];
+
+    fn oidc(provider: &[&str], console: &[&str]) -> Result<Option<Settings>, ConfigError> {
+        let arguments = ["lessor"].iter().chain(provider).chain(console);
+        let oidc = Cli::try_parse_from(arguments).expect("arguments").oidc;
+        oidc.validate().map(|()| oidc.settings())
+    }
+
+    #[test]
+    fn people_sign_in_at_the_documentation_where_it_is_a_client() {
+        let settings = oidc(&PROVIDER, &[]).expect("settings");
+        assert_eq!(settings.and_then(|settings| settings.console), None);
+        let id = ["--oidc-console-client-id", "c"];
+        let console = |more: &[&str]| {
+            let settings = oidc(&PROVIDER, &[&id, more].concat()).expect("settings");
+            let console = settings.and_then(|settings| settings.console);
+            let console = console.expect("it is a client");
+            (console.scopes.join(","), console.token.field())
+        };
+        assert_eq!(console(&[]), ("openid".to_owned(), "access_token"));
+        let more = ["--oidc-console-scopes", " openid  api://x/use"];
+        assert_eq!(console(&more).0, "openid,api://x/use");
+        assert_eq!(console(&["--oidc-console-token", "id"]).1, "id_token");
+        let nowhere = oidc(&[], &id).expect_err("no provider");
+        assert_eq!(nowhere, ConfigError::ConsoleWithoutIssuer);
+        let scopes = [
+            "--oidc-console-scopes",
+            "profile",
+            "--oidc-console-token",
+            "id",
+        ];
+        let none = oidc(&PROVIDER, &[&id[..], &scopes].concat()).expect_err("no openid");
+        assert_eq!(none, ConfigError::NoIdTokenAskedFor);
+        assert!(Cli::try_parse_from(["lessor", "--oidc-console-client-id", ""]).is_err());
+    }
 
     #[test]
     fn an_issuer_is_reached_safely_or_is_here() {
