@@ -84,7 +84,10 @@ async fn without_a_client_nothing_is_different() {
         assert!(script.text.contains("\"/openapi.json\""), "{script:?}");
         assert!(!script.text.contains("initOAuth"), "{script:?}");
         // Nobody elsewhere is asked whether the document is valid.
-        assert!(script.text.contains("\"validatorUrl\": \"none\""), "{script:?}");
+        assert!(
+            script.text.contains("\"validatorUrl\": \"none\""),
+            "{script:?}"
+        );
         assert_eq!(server.fetch(DOCUMENT).await.status, 404);
     }
     // Nobody signed in, so nobody asked.
