@@ -380,7 +380,12 @@ async fn in_a_browser_people_sign_in_at_the_documentation_and_call_the_api() {
     for (server, _, email) in servers {
         server.pool("local", |_| {}).await;
         provider.knows(&server.url);
-        pages.push(json!({"url": server.url, "email": email, "password": PASSWORD}));
+        // Once is enough for that, and takes a while.
+        let tries_first = pages.is_empty();
+        pages.push(
+            json!({"url": server.url, "email": email, "password": PASSWORD,
+            "tries_first": tries_first}),
+        );
     }
     let shots = std::env::var("LESSOR_TEST_SHOTS").ok();
     let task = json!({"program": chromium(), "profile": work.0, "pages": pages, "shots": shots});
@@ -392,7 +397,6 @@ async fn in_a_browser_people_sign_in_at_the_documentation_and_call_the_api() {
         let mut origins = vec![server.url.clone(), provider.issuer()];
         origins.sort();
         assert_eq!(saw["origins"], json!(origins), "it went elsewhere: {saw:#}");
-        assert_eq!(saw["signed_out"]["status"], 401, "{saw:#}");
         assert_eq!(saw["pools"]["status"], 200, "{saw:#}");
         assert_eq!(
             saw["pools"]["answer"]["items"][0]["name"], "local",
@@ -413,6 +417,7 @@ async fn in_a_browser_people_sign_in_at_the_documentation_and_call_the_api() {
         let events = server.client.session_events(&id, &first).await;
         assert_eq!(events.expect("its events").items[0].actor.name, *email);
     }
+    assert_eq!(said[0]["signed_out"]["status"], 401, "{said:#}");
     access.stop().await;
     id.stop().await;
 }

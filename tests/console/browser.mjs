@@ -1,6 +1,7 @@
-// People at the page of the documentation, in a headless Chromium: each calls without a token, signs in at the
-// provider, calls again. Reads {program, profile, shots, pages: [{url, email, password}]} from its input and
-// writes what it saw of each page, as JSON. Run it in the folder that has playwright-core.
+// People at the page of the documentation, in a headless Chromium: each signs in at the provider and calls; who
+// `tries_first` has called before that too. Reads its task, {program, profile, shots, pages: [{url, email,
+// password, tries_first}]}, from its input and writes what it saw of each page, as JSON. Run it in the folder that
+// has playwright-core.
 import { createRequire } from 'node:module';
 import { text } from 'node:stream/consumers';
 
@@ -65,8 +66,8 @@ async function use(page, person, shot) {
   await page.goto(`${person.url}/docs`);
   await page.locator('#swagger-ui .auth-wrapper .authorize').first().waitFor();
   await shot('signed-out');
-  const list = await operation(page, 'list_pools');
-  const signedOut = await list.execute();
+  let list = person.tries_first && (await operation(page, 'list_pools'));
+  const signedOut = list && (await list.execute());
 
   await page.locator('.scheme-container .auth-wrapper .authorize').click();
   const dialog = page.locator('.dialog-ux');
@@ -86,6 +87,7 @@ async function use(page, person, shot) {
   await shot('signed-in');
   await dialog.locator('.btn-done').first().click();
 
+  list ||= await operation(page, 'list_pools');
   const pools = await list.execute();
   await shot('answer');
   return { asks_for_secret: secret, signed_out: signedOut, pools };

@@ -1,7 +1,7 @@
 //! What the provider has said, and when it is asked again.
 //!
 //! Invariants:
-//! - It is asked at most every [`AGAIN`], however many want to know and whatever for, by one at a time.
+//! - A thing is asked for at most every [`AGAIN`], however many want to know it, by one at a time.
 //! - While it cannot be reached, what it said last serves on for [`TRUST`]. What cannot be told then is
 //!   "cannot tell now", never "wrong".
 
@@ -80,7 +80,7 @@ impl<T> Kept<T> {
                 }
                 Err(why) => {
                     let what = self.what;
-                    tracing::warn!(what, why, "the sign-in provider did not say");
+                    tracing::warn!(what, why, "the sign-in provider could not be asked");
                     Some(why)
                 }
             };
