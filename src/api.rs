@@ -22,7 +22,7 @@ use crate::app::App;
 use crate::error::Error;
 use crate::{
     access, agents, audit, brake, bulk, claims, commands, drains, events, explain, http, inventory,
-    migrate, pools, rebalance, reports, scaling, sessions, shares, simulate,
+    migrate, pools, rebalance, reports, scaling, sessions, shares, simulate, webhooks,
 };
 
 pub use document::{openapi, text};
@@ -62,7 +62,8 @@ fn v1(app: Option<&Arc<App>>) -> OpenApiRouter<Arc<App>> {
         .merge(commands::http::routes())
         .merge(inventory::http::routes())
         .merge(sessions::http::routes())
-        .merge(migrate::http::routes());
+        .merge(migrate::http::routes())
+        .merge(webhooks::http::routes());
     let waiting = OpenApiRouter::new()
         .merge(audit::http::routes())
         .merge(claims::http::routes())

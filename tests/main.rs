@@ -51,5 +51,6 @@ mod sign_in;
 mod simulate;
 mod supply;
 mod watermark;
+mod webhooks;
 mod wire;
 mod wire_tls;

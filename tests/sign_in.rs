@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use chrono::Utc;
 use lessor::access::oidc::{Mapping, Settings};
-use lessor::wire::tls::{Files, Tls};
 use lessor_protocol::Role;
 use serde_json::{Value, json};
 
@@ -228,51 +227,6 @@ async fn new_keys_are_found_and_old_ones_are_gone() {
     server.stop().await;
 }
 
-/// As a service has it: its own process, which trusts what the system trusts.
-#[tokio::test]
-async fn a_provider_behind_tls_is_the_one_that_the_system_trusts() {
-    let work = Folder::new();
-    let path = |name: &str| work.0.join(name);
-    let authority = Authority::new();
-    let (cert, key) = authority.signs();
-    for (name, text) in [
-        ("ca.pem", &authority.0.pem()),
-        ("other.pem", &Authority::new().0.pem()),
-        ("cert.pem", &cert),
-        ("key.pem", &key),
-    ] {
-        std::fs::write(path(name), text).expect("it is written");
-    }
-    let files = Files {
-        cert: path("cert.pem"),
-        key: path("key.pem"),
-        client_ca: None,
-        client_required: false,
-    };
-    let key = Signer::es256();
-    let tls = Tls::read(files).expect("the files are right");
-    let provider = Provider::start_behind(tls, vec![key.public("k")]).await;
-    let jwt = key.jwt("k", &claims(&provider, "ann@example.org", "ops"));
-    let issuer = provider.issuer();
-    assert!(issuer.starts_with("https://"), "{issuer}");
-    let trusted = path("ca.pem");
-    let other = path("other.pem");
-    for (trusted, status) in [(&trusted, 200), (&other, 503)] {
-        let database = database().await;
-        let environment = [
-            ("LESSOR_OIDC_ISSUER", issuer.as_str()),
-            ("LESSOR_OIDC_AUDIENCE", AUDIENCE),
-            ("LESSOR_OIDC_ROLES_CLAIM", "realm_access.roles"),
-            ("LESSOR_OIDC_ROLES", "ops=operator"),
-            ("SSL_CERT_FILE", trusted.to_str().expect("text")),
-        ];
-        let service = ServerProcess::start_with(&database.url, &environment, None).await;
-        let request = reqwest::Client::new().get(format!("{}/v1/pools", service.url));
-        let answer = request.bearer_auth(&jwt).send().await.expect("an answer");
-        assert_eq!(answer.status(), status, "{answer:?}");
-    }
-}
-
 #[tokio::test]
 async fn a_stream_ends_with_the_sign_in_that_opened_it() {
     let key = Signer::es256();
@@ -292,4 +246,34 @@ async fn a_stream_ends_with_the_sign_in_that_opened_it() {
         .await
         .expect("it ends");
     server.stop().await;
+}
+
+/// Real providers are spoken to by https, and their certificates are looked at.
+#[tokio::test]
+async fn a_provider_by_https_is_known_by_its_certificate() {
+    let (authority, unknown) = (Authority::new(), Authority::new());
+    let (folder, other) = (Folder::new(), Folder::new());
+    let ca = folder.0.join("ca.pem");
+    std::fs::write(&ca, authority.pem()).expect("it is written");
+    let signer = Signer::es256();
+    let key = || vec![signer.public("k")];
+    let known = Provider::start_tls(key(), &authority, &folder.0).await;
+    let stranger = Provider::start_tls(key(), &unknown, &other.0).await;
+    let database = database().await;
+    for (provider, status) in [(&known, 200), (&stranger, 503)] {
+        let issuer = provider.issuer();
+        let environment = [
+            ("SSL_CERT_FILE", ca.to_str().expect("a path")),
+            ("LESSOR_OIDC_ISSUER", &issuer),
+            ("LESSOR_OIDC_AUDIENCE", AUDIENCE),
+            ("LESSOR_OIDC_ROLES_CLAIM", "realm_access.roles"),
+            ("LESSOR_OIDC_ROLES", "ops=operator"),
+        ];
+        let server = ServerProcess::start_with(&database.url, &environment, None).await;
+        let ann = signer.jwt("k", &claims(provider, "ann@example.org", "ops"));
+        let call = reqwest::Client::new().get(format!("{}/v1/pools", server.url));
+        let answer = call.bearer_auth(ann).send().await.expect("an answer");
+        assert_eq!(answer.status(), status, "{issuer}");
+    }
+    assert_eq!(stranger.asked(), 0);
 }

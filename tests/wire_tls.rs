@@ -45,7 +45,7 @@ impl OnDisk {
 
     fn files(&self, client_ca: Option<&Authority>, client_required: bool) -> Files {
         if let Some(authority) = client_ca {
-            self.write("ca.pem", &authority.0.pem());
+            self.write("ca.pem", &authority.pem());
         }
         Files {
             cert: self.path("cert.pem"),
@@ -74,7 +74,7 @@ async fn ask(
     offer: &[&str],
 ) -> Result<(String, Option<String>), std::io::Error> {
     let mut roots = RootCertStore::empty();
-    roots.add(trusted.0.der().clone()).expect("an authority");
+    roots.add(trusted.der()).expect("an authority");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -47,6 +47,45 @@ const CREATE: &[ProblemCode] = &[
 pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
     ("get_versions", &[]),
     ("list_audit", &[ValidationFailed]),
+    ("list_webhooks", &[ValidationFailed]),
+    (
+        "create_webhook",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            TransitionNotAllowed,
+        ],
+    ),
+    ("get_webhook", &[NotFound]),
+    (
+        "patch_webhook",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            NotFound,
+            VersionMismatch,
+        ],
+    ),
+    (
+        "delete_webhook",
+        &[NotFound, VersionMismatch, ValidationFailed],
+    ),
+    (
+        "rotate_webhook",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            NotFound,
+            VersionMismatch,
+        ],
+    ),
+    ("test_webhook", &[NotFound]),
     ("list_tokens", &[ValidationFailed]),
     (
         "create_token",
@@ -351,11 +390,16 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
     ),
 ];
 
-/// Schemas that only the problem responses refer to.
+/// Schemas that no handler's own answer refers to.
 pub fn extra_schemas() -> Vec<(String, RefOr<Schema>)> {
-    use lessor_protocol::{EventGap, FieldError, Problem};
+    use lessor_protocol::{DeliveryType, EventGap, FieldError, Problem, WebhookDelivery};
     vec![
         (EventGap::name().into_owned(), EventGap::schema()),
+        (DeliveryType::name().into_owned(), DeliveryType::schema()),
+        (
+            WebhookDelivery::name().into_owned(),
+            WebhookDelivery::schema(),
+        ),
         (Problem::name().into_owned(), Problem::schema()),
         (FieldError::name().into_owned(), FieldError::schema()),
         (ProblemCode::name().into_owned(), ProblemCode::schema()),

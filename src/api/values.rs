@@ -35,6 +35,7 @@ const NAMES: &[(&str, &str)] = &[
     ("NewCommand", "kind"),
     ("Migrate", "pool"),
     ("Migrate", "resource_domain"),
+    ("NewWebhook", "tenant"),
 ];
 
 /// Fields of request bodies that are texts, and their most bytes.
@@ -51,6 +52,10 @@ const TEXTS: &[(&str, &str, usize)] = &[
     ("BulkRequest", "reason", 1024),
     ("AgentBulkRequest", "reason", 1024),
     ("InventoryResource", "platform_resource_id", 1024),
+    ("NewWebhook", "name", 128),
+    ("NewWebhook", "owner", 256),
+    ("WebhookPatch", "name", 128),
+    ("WebhookPatch", "owner", 256),
 ];
 
 /// Operations whose bodies may be left out, since all in them may be: those that take an `OptionalJson`.
@@ -61,6 +66,7 @@ const WITHOUT_BODY: &[&str] = &[
     "drain_pool",
     "rebalance_pool",
     "rotate_token",
+    "rotate_webhook",
     "simulate_pool",
 ];
 

@@ -1,7 +1,5 @@
 //! Opening connections: TLS wherever the server offers it and the URL does not forbid it.
 
-use std::sync::{Arc, OnceLock};
-
 use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::AsyncPgConnection;
 use tokio_postgres::config::Host;
@@ -9,6 +7,7 @@ use tokio_postgres::{Client, Config, Connection, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::{Error, Result};
+use crate::outgoing;
 
 /// The TLS side of a connection.
 type Tls = <MakeRustlsConnect as tokio_postgres::tls::MakeTlsConnect<Socket>>::Stream;
@@ -61,34 +60,9 @@ pub async fn dedicated(url: &str) -> Result<AsyncPgConnection> {
     })
 }
 
-/// TLS towards others, with the certificates that the system trusts. One set-up for the process: reading those
-/// takes milliseconds.
-///
-/// # Errors
-/// When TLS cannot be set up.
-pub fn tls_client() -> Result<rustls::ClientConfig> {
-    static TLS: OnceLock<std::result::Result<rustls::ClientConfig, String>> = OnceLock::new();
-    TLS.get_or_init(|| {
-        let mut roots = rustls::RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        for error in &found.errors {
-            tracing::warn!(%error, "a certificate of the system could not be read");
-        }
-        roots.add_parsable_certificates(found.certs);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(config)
-    })
-    .clone()
-    .map_err(Error::Internal)
-}
-
 pub(super) fn tls() -> Result<MakeRustlsConnect> {
-    tls_client().map(MakeRustlsConnect::new)
+    let config = outgoing::tls().map_err(Error::Internal)?;
+    Ok(MakeRustlsConnect::new(config))
 }
 
 /// The error with its causes: tokio-postgres keeps the interesting part in the source.

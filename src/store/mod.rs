@@ -35,7 +35,7 @@ use tokio::time::Instant;
 use crate::error::{Error, Result};
 
 pub use columns::{AsJson, JsonText, LabelsColumn, MaybeJson, MaybeJsonText, MaybeWord, Word};
-pub use connect::{client, dedicated, describe, tls_client};
+pub use connect::{client, dedicated, describe};
 pub use gather::{Batches, Gather, Limits};
 pub use statement::Statement;
 pub use turn::try_turn;

@@ -14,6 +14,7 @@ pub mod process;
 pub mod provider;
 pub mod random;
 pub mod raw;
+pub mod receiver;
 pub mod runbook;
 
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! A small OpenID Connect provider: it publishes keys, and signs what it is told to. People sign in at its
 //! desk, if that is open (`desk.rs`).
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::extract::State;
@@ -11,7 +12,6 @@ use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use lessor::wire::Limits;
-use lessor::wire::tls::Tls;
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256,
@@ -20,6 +20,7 @@ use ring::signature::{
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::authority::Authority;
 use super::desk::{self, Desk};
 
 /// For whom its JWTs are.
@@ -177,36 +178,47 @@ pub struct Provider(Arc<Mutex<Published>>);
 impl Provider {
     /// Starts on a free port of the loopback address; it ends with the test's runtime.
     pub async fn start(keys: Vec<Value>) -> Self {
-        Self::serve(keys, None).await
-    }
-
-    /// Starts behind TLS, as `localhost`.
-    pub async fn start_behind(tls: Arc<Tls>, keys: Vec<Value>) -> Self {
-        Self::serve(keys, Some(tls)).await
-    }
-
-    async fn serve(keys: Vec<Value>, tls: Option<Arc<Tls>>) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
             .expect("a free port");
-        let address = listener.local_addr().expect("an address");
-        let issuer = match &tls {
-            None => format!("http://{address}"),
-            Some(_) => format!("https://localhost:{}", address.port()),
-        };
-        let provider = Self(Arc::new(Mutex::new(Published {
+        let issuer = format!("http://{}", listener.local_addr().expect("an address"));
+        let provider = Self::publishing(issuer, keys);
+        let router = provider.router();
+        tokio::spawn(async move { axum::serve(listener, router).await.expect("it serves") });
+        provider
+    }
+
+    /// As [`Provider::start`], by https, with a certificate for `localhost` of this authority.
+    pub async fn start_tls(keys: Vec<Value>, authority: &Authority, folder: &Path) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        let provider = Self::publishing(format!("https://localhost:{port}"), keys);
+        let (router, tls) = (provider.router(), authority.serves(folder));
+        let stop = CancellationToken::new();
+        tokio::spawn(async move {
+            lessor::wire::serve(listener, router, Limits::default(), Some(tls), stop)
+                .await
+                .expect("it serves");
+        });
+        provider
+    }
+
+    fn publishing(issuer: String, keys: Vec<Value>) -> Self {
+        Self(Arc::new(Mutex::new(Published {
             issuer,
             keys,
             ..Published::default()
-        })));
-        let router = Router::new()
+        })))
+    }
+
+    fn router(&self) -> Router {
+        Router::new()
             .route("/.well-known/openid-configuration", get(discovery))
             .route("/keys", get(keys_of))
             .merge(desk::routes())
-            .with_state(provider.clone());
-        let (limits, stop) = (Limits::default(), CancellationToken::new());
-        tokio::spawn(lessor::wire::serve(listener, router, limits, tls, stop));
-        provider
+            .with_state(self.clone())
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Published> {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
-use crate::store::tls_client;
+use crate::outgoing;
 
 /// How long it has to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,12 +42,9 @@ impl Provider {
     /// # Errors
     /// When TLS cannot be set up.
     pub fn new(issuer: &str) -> Result<Self> {
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("lessor/", env!("CARGO_PKG_VERSION")))
-            .timeout(PATIENCE)
-            .tls_backend_preconfigured(tls_client()?)
-            // What is not where the provider says is not its.
-            .redirect(reqwest::redirect::Policy::none());
+        // What is not where the provider says is not its: no redirects.
+        let http = outgoing::http().map_err(Error::Internal)?;
+        let http = http.timeout(PATIENCE);
         Ok(Self {
             issuer: issuer.to_owned(),
             http: http
