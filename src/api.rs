@@ -1,5 +1,6 @@
 //! Every route of the service, and the document that describes them.
 
+mod console;
 mod document;
 mod gate;
 mod health;
@@ -38,6 +39,7 @@ pub fn router(app: &Arc<App>) -> Router {
         .nest("/v1", v1)
         .merge(health::routes())
         .merge(document::routes())
+        .merge(console::routes(app.access.oidc()))
         .with_state(Arc::clone(app));
     http::apply(router, app.edge.clone())
 }

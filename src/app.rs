@@ -148,8 +148,7 @@ impl App {
         let (reporting, taking) = Reporting::new();
         let (activities, activity_worker) = Activities::new();
         let (creating, creating_worker) = CreatingWorker::new();
-        let oidc = settings.oidc.map(Oidc::new).transpose();
-        let oidc = oidc.map_err(Error::Internal)?;
+        let oidc = settings.oidc.map(Oidc::new).transpose()?;
         let (access, access_watch) =
             Access::new(settings.admin_token.as_ref(), settings.open, oidc);
         let (audit, audit_writers) = Audit::new();

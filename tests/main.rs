@@ -12,6 +12,7 @@ mod brake;
 mod bulk;
 mod claiming;
 mod commands;
+mod console;
 mod creating;
 mod documents;
 mod drains;

@@ -28,6 +28,7 @@ async fn server(provider: &Provider) -> TestServer {
             owner_claim: "email".to_owned(),
             tenant_claim: None,
         },
+        console: None,
     };
     let mut server = TestServer::over(database().await, |app| {
         app.admin_token = Some(ROOT.to_owned().into());

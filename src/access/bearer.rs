@@ -57,6 +57,12 @@ impl Access {
         (access, watch)
     }
 
+    /// Who says who people are, if anybody.
+    #[must_use]
+    pub fn oidc(&self) -> Option<&Oidc> {
+        self.oidc.as_ref()
+    }
+
     /// The caller of a request with these headers.
     ///
     /// # Errors

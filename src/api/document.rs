@@ -1,4 +1,4 @@
-//! The OpenAPI document, and the page that shows it offline.
+//! The OpenAPI document.
 
 use std::sync::Arc;
 
@@ -10,7 +10,6 @@ use serde_json::json;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{InfoBuilder, OpenApiBuilder, Server};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_swagger_ui::SwaggerUi;
 
 use super::operations::PROBLEMS;
 use crate::app::App;
@@ -107,7 +106,7 @@ pub fn text() -> String {
     format!("{:#}\n", openapi())
 }
 
-/// `/openapi.json` and `/docs`.
+/// `/openapi.json`.
 pub fn routes() -> Router<Arc<App>> {
     let json = text();
     let document = move || {
@@ -123,10 +122,5 @@ pub fn routes() -> Router<Arc<App>> {
                 .into_response()
         }
     };
-    let docs: Router<Arc<App>> = SwaggerUi::new("/docs")
-        .config(utoipa_swagger_ui::Config::from("/openapi.json"))
-        .into();
-    Router::new()
-        .route("/openapi.json", get(document))
-        .merge(docs)
+    Router::new().route("/openapi.json", get(document))
 }

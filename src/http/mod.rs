@@ -40,6 +40,7 @@ pub use body::{HashedJson, Json, MAX_BODY_BYTES, OptionalJson};
 pub use client::{ClientAddress, Proxies, SlowAfter, household};
 pub use etag::{Preconditions, etag, not_modified};
 pub use gate::{Gate, Place};
+pub use headers::{OPENER_POLICY, policy_with};
 pub use idempotency::IdempotencyKey;
 pub use labels::label_filter;
 pub use layers::{Edge, RequestId, apply};

@@ -7,6 +7,7 @@ pub mod agents;
 pub mod authority;
 pub mod balancer;
 pub mod checks;
+pub mod desk;
 pub mod platform;
 pub mod postgres;
 pub mod process;
