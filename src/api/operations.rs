@@ -405,3 +405,34 @@ pub fn extra_schemas() -> Vec<(String, RefOr<Schema>)> {
         (ProblemCode::name().into_owned(), ProblemCode::schema()),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Method;
+
+    use super::*;
+    use crate::access::rules::{Kind, RULES};
+    use crate::http::is_agents_own;
+
+    #[test]
+    fn which_calls_are_agents_own_is_said_alike() {
+        let document = crate::api::openapi();
+        let mut by_path = Vec::new();
+        for (path, item) in document["paths"].as_object().expect("paths") {
+            for (method, operation) in item.as_object().expect("operations") {
+                let method = method.to_uppercase();
+                let method = Method::from_bytes(method.as_bytes()).expect("a method");
+                if is_agents_own(&method, path) {
+                    by_path.push(operation["operationId"].as_str().expect("an id"));
+                }
+            }
+        }
+        by_path.sort_unstable();
+        let mut unlimited = UNLIMITED.to_vec();
+        unlimited.sort_unstable();
+        assert_eq!(by_path, unlimited);
+        for rule in RULES.iter().filter(|rule| rule.kind == Kind::Works) {
+            assert!(unlimited.contains(&rule.operation), "{}", rule.operation);
+        }
+    }
+}

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use chrono::Utc;
 use lessor_protocol::{DeliveryType, Event, EventGap, WebhookDelivery};
-use tokio::task::JoinSet;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::queue::{self, Done, Taken};
 use super::send::{PATIENCE, Parcel};
@@ -50,21 +51,24 @@ const SCAN: i64 = 10_000;
 /// What can come of an attempt, as the metric says it.
 pub const OUTCOMES: [&str; 3] = ["taken", "failed", "gone"];
 
-/// Delivers until it is cancelled.
+/// Delivers until it is cancelled, and returns when what is in hand is let go.
 pub async fn run(app: Arc<App>, stop: CancellationToken) {
-    let mut hands = JoinSet::new();
-    let mut failing = 0;
+    let places = Arc::new(Semaphore::new(PLACES));
+    let failing = Arc::new(Semaphore::new(FAILING_PLACES));
+    let hands = TaskTracker::new();
     while !stop.is_cancelled() {
-        let places = PLACES - hands.len();
-        let pause = match look(&app, places, FAILING_PLACES.saturating_sub(failing)).await {
+        let free = (places.available_permits(), failing.available_permits());
+        let pause = match look(&app, free).await {
             Ok(Some(taken)) => {
                 for taken in taken {
-                    let fails = taken.failures > 0;
-                    failing += usize::from(fails);
+                    // There are as many as were asked for: only this loop takes places.
+                    let place = Arc::clone(&places).try_acquire_owned();
+                    let of_failing =
+                        (taken.failures > 0).then(|| Arc::clone(&failing).try_acquire_owned());
                     let (app, stop) = (Arc::clone(&app), stop.clone());
                     hands.spawn(async move {
                         work_off(&app, taken, &stop).await;
-                        fails
+                        drop((place, of_failing));
                     });
                 }
                 LOOK
@@ -77,22 +81,21 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
                 LOOK_FOR_ANY
             }
         };
-        let pause = tokio::time::sleep(pause);
-        tokio::pin!(pause);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = app.webhooks.created.notified() => break,
-                Some(ended) = hands.join_next() => failing -= usize::from(ended.unwrap_or(false)),
-                () = &mut pause, if hands.len() < PLACES => break,
-            }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = app.webhooks.created.notified() => {}
+            () = async {
+                tokio::time::sleep(pause).await;
+                drop(places.acquire().await);
+            } => {}
         }
     }
-    while hands.join_next().await.is_some() {}
+    hands.close();
+    hands.wait().await;
 }
 
 /// What is due, now in hand; none where no webhook sends at all.
-async fn look(app: &App, places: usize, failing: usize) -> Result<Option<Vec<Taken>>> {
+async fn look(app: &App, (places, failing): (usize, usize)) -> Result<Option<Vec<Taken>>> {
     let count = |places: usize| i32::try_from(places).unwrap_or(i32::MAX);
     let (places, failing) = (count(places), count(failing.min(places)));
     let taken = app
