@@ -1,5 +1,8 @@
 //! Leases: registration, incarnations, what is kept and dropped, and domains that are lost.
 
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
 use lessor_client::DeleteSession;
 use lessor_protocol::{
     Action, Assignment, EndReason, HeldSession, OnLost, Outcome, PoolSpec, ProblemCode, ReportCode,
@@ -815,5 +818,37 @@ async fn many_beats_of_one_agent_do_not_keep_the_pulse_from_beating() {
     })
     .await;
     crowd.shutdown().await;
+    server.stop().await;
+}
+
+/// Somebody has the row of an agent whose time is over in hand: its lease cannot be ended yet, and nobody
+/// asks without a pause whether it can.
+#[tokio::test]
+async fn a_lease_that_cannot_be_ended_yet_is_not_tried_without_a_pause() {
+    let server = server_with(|pool| pool.lease_ttl_seconds = 2.0).await;
+    server.agent("a", "p", "d", 1).await;
+    let mut client = server.database.client().await;
+    let somebody = client.transaction().await.expect("a transaction");
+    let lock = "SELECT FROM agents WHERE name = 'a' FOR NO KEY UPDATE";
+    assert_eq!(somebody.query(lock, &[]).await.expect("a lock").len(), 1);
+    let over = "SELECT count(*) FROM agents WHERE lease_expires_at < clock_timestamp()";
+    eventually("its time is over", || async {
+        count(&server, over).await == 1
+    })
+    .await;
+    let turns = "lessor_db_transaction_seconds_count{transaction=\"leases::expire\"}";
+    let before = server.metric(turns).await;
+    let began = Instant::now();
+    eventually("it is tried some times more", || async {
+        server.metric(turns).await >= before + 10.0
+    })
+    .await;
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(400), "ten turns in {took:?}");
+    // And is not forgotten.
+    let agent = server.client.get_agent("a").await.expect("the agent");
+    assert_eq!(agent.availability, Availability::Live);
+    somebody.rollback().await.expect("nobody has it any more");
+    expires(&server, "a").await;
     server.stop().await;
 }
