@@ -8,7 +8,9 @@ use lessor_protocol::{
 };
 use uuid::Uuid;
 
-use crate::support::checks::{count, ends, leftovers, refused, the_books_agree};
+use crate::support::checks::{
+    count, ends, history, leftovers, refused, states_since_it_ran, the_books_agree,
+};
 use crate::support::platform::{FleetAgent, Platform};
 use crate::support::{TestAgent, TestServer, eventually};
 
@@ -76,24 +78,6 @@ async fn adopts(agent: &TestAgent, sessions: usize) -> Vec<Assignment> {
         }
     }
     adopted
-}
-
-/// The states that a session has been in since it first ran.
-async fn states_since_it_ran(server: &TestServer, id: Uuid) -> Vec<String> {
-    let timeline = server
-        .client
-        .session_events(&id.to_string(), &Default::default())
-        .await
-        .expect("its timeline");
-    let mut moves: Vec<_> = timeline
-        .items
-        .into_iter()
-        .filter(|event| event.kind == "session.state_changed" && event.from != event.to)
-        .filter_map(|event| event.to)
-        .collect();
-    moves.reverse();
-    let ran = moves.iter().position(|to| to == "running").expect("it ran");
-    moves.split_off(ran)
 }
 
 #[tokio::test]
@@ -916,7 +900,8 @@ async fn bad_requests_say_what_is_wrong() {
 }
 
 /// Three servers, twenty agents in four domains, two hundred sessions: agent after agent is drained,
-/// some by force, one is killed in the middle, and not one session is stopped or started again.
+/// some by force, one is killed when some of its sessions have been taken over and some have not, and not
+/// one session is stopped or started again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fleet_is_drained_agent_by_agent_and_no_session_notices() {
     const DOMAINS: usize = 4;
@@ -934,7 +919,9 @@ async fn a_fleet_is_drained_agent_by_agent_and_no_session_notices() {
     let mut agents: Vec<Option<FleetAgent>> = (0..20)
         .map(|n| {
             let domain = format!("domain-{}", n % DOMAINS);
-            Some(platform.agent(&servers[n % 3], &format!("agent-{n}"), "p", &domain))
+            // Each has room for its part of them, and no more.
+            let (at, name) = (&servers[n % 3], format!("agent-{n}"));
+            Some(platform.agent_for((SESSIONS / 20) as i32, at, &name, ("p", &domain)))
         })
         .collect();
     let ids: Vec<Uuid> = server
@@ -962,9 +949,22 @@ async fn a_fleet_is_drained_agent_by_agent_and_no_session_notices() {
                 .expect("it begins");
         }
         if round == 1
-            && let Some(agent) = agents[names[1]].take()
+            && let Some(agent) = agents[killed].take()
         {
-            agent.kill();
+            let name = format!("agent-{killed}");
+            eventually("two of its sessions are taken over", || async {
+                drain(server, &name).await.handed_over == 2
+            })
+            .await;
+            agent.kill().await;
+            let now = drain(server, &name).await;
+            assert_eq!(
+                (now.status, now.handed_over),
+                (DrainStatus::InProgress, 2),
+                "{now:#?}"
+            );
+            assert!(now.remaining > 0, "{now:#?}");
+            platform.let_all_adopt();
         }
         for &n in &names {
             let done = reaches(
@@ -990,3 +990,9 @@ async fn a_fleet_is_drained_agent_by_agent_and_no_session_notices() {
     assert_eq!(platform.running(), SESSIONS);
     the_books_agree(server).await;
 }
+        let killed = names[1];
+        if round == 1 {
+            let domain = format!("domain-{}", killed % DOMAINS);
+            platform.let_adopt(&domain, &format!("agent-{killed}"), 2);
+        }
+            assert!(done.total >= (SESSIONS / 20) as i64, "{done:#?}");
