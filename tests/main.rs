@@ -4,6 +4,7 @@ mod support;
 
 mod access;
 mod access_matrix;
+mod actions;
 mod adoption;
 mod approval;
 mod audit;

@@ -12,6 +12,7 @@ pub mod process;
 pub mod provider;
 pub mod random;
 pub mod raw;
+pub mod rules;
 pub mod runbook;
 
 use std::sync::Arc;
