@@ -26,6 +26,7 @@ mod inventory;
 mod leasing;
 mod limits;
 mod listing;
+mod metrics;
 mod migrate;
 mod model;
 mod outages;
