@@ -407,7 +407,12 @@ async fn sigterm_ends_parked_polls_with_empty_lists_and_the_process_in_order() {
         assert!(answer.assignments.is_empty() && answer.lost.is_empty());
         assert!(took < Duration::from_secs(20), "it ended after {took:?}");
     }
-    assert!(!server.is_ready().await, "it still says that it is ready");
+    // It is still there to be asked, and says what it does.
+    let ready = reqwest::get(format!("{}/readyz", server.url)).await;
+    let ready = ready.expect("an answer while it stops");
+    assert_eq!(ready.status(), 503);
+    let problem: serde_json::Value = ready.json().await.expect("a problem");
+    assert_eq!(problem["code"], "stopping");
     let status = server.ends_within(Duration::from_secs(10)).await;
     assert_eq!(status.code(), Some(0), "{status}");
     // A restart in time expires nobody.
@@ -422,9 +427,26 @@ async fn a_server_that_stops_tells_newcomers_to_go_elsewhere() {
     let agent = server.agent("a", "p", "d", 1).await;
     let parked = agent.park(1, 30.0);
     server.has_parked("p", 1).await;
+    let newcomer = server.agent("b", "p", "d", 1).await;
     server.app.begin_stop();
     let answer = parked.await.expect("the task").expect("200");
     assert!(answer.assignments.is_empty());
+    // No connection is accepted any more, but a request may be on its way over one that was: it comes to
+    // the router when this one does.
+    use tower::ServiceExt as _;
+    let body = serde_json::to_vec(&newcomer.claim_body(1, 30.0)).expect("JSON");
+    let request = axum::http::Request::post("/v1/agents/b/claim")
+        .header("content-type", "application/json")
+        .body(axum::body::Body::from(body))
+        .expect("a request");
+    let router = lessor::api::router(&server.app);
+    let answer = router.oneshot(request).await.expect("an answer");
+    assert_eq!(answer.status(), 503);
+    assert!(answer.headers().contains_key("retry-after"));
+    let body = axum::body::to_bytes(answer.into_body(), 65_536).await;
+    let problem: serde_json::Value =
+        serde_json::from_slice(&body.expect("a body")).expect("a problem");
+    assert_eq!(problem["code"], "stopping");
     server.stop().await;
 }
 
