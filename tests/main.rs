@@ -51,6 +51,7 @@ mod shares;
 mod sign_in;
 mod simulate;
 mod supply;
+mod tour;
 mod watermark;
 mod wire;
 mod wire_tls;
