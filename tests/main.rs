@@ -14,6 +14,7 @@ mod bulk;
 mod claiming;
 mod commands;
 mod creating;
+mod database_tls;
 mod documents;
 mod drains;
 mod events;
