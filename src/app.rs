@@ -254,6 +254,9 @@ impl App {
 fn count_from_zero() {
     metrics::counter!("lessor_claim_statements_total").absolute(0);
     metrics::counter!("lessor_leases_expired_total").absolute(0);
+    metrics::counter!("lessor_outages_total").absolute(0);
+    metrics::counter!("lessor_phase_timeouts_total", "phase" => "terminate").absolute(0);
+    crate::drains::count_from_zero();
     metrics::counter!("lessor_inventories_total").absolute(0);
     for verdict in lessor_protocol::Verdict::ALL {
         metrics::counter!("lessor_verdicts_total", "verdict" => verdict.as_str()).absolute(0);

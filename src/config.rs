@@ -12,6 +12,7 @@
 
 mod error;
 mod oidc;
+mod trust;
 mod wire;
 
 use std::convert::Infallible;
@@ -27,6 +28,7 @@ use crate::telemetry::LogFormat;
 
 pub use error::ConfigError;
 pub use oidc::OidcConfig;
+pub use trust::DatabaseTrust;
 pub use wire::{ClientCerts, WireConfig};
 
 /// Every setting of the service.
@@ -43,6 +45,10 @@ pub struct Config {
     /// Where to LISTEN for notifications, if DATABASE_URL leads to a pooler that does not pass them on
     #[arg(long, env = "LESSOR_LISTEN_URL", value_name = "URL", hide_env_values = true, value_parser = secret)]
     pub listen_url: Option<SecretString>,
+
+    /// Whose certificates are taken from it.
+    #[command(flatten)]
+    pub trust: DatabaseTrust,
 
     /// The folder of the private PostgreSQL [default: $XDG_DATA_HOME/lessor, ~/.local/share/lessor, or /var/lib/lessor for root]
     #[arg(long, env = "LESSOR_DATA_DIR", value_name = "FOLDER")]
@@ -168,10 +174,20 @@ impl Config {
         if self.listen_url.is_some() && self.database_url.is_none() {
             return Err(ConfigError::ListenUrlAlone);
         }
+        if self.trust.database_ca.is_some() && self.database_url.is_none() {
+            return Err(ConfigError::DatabaseCaAlone);
+        }
         if self.database_url.is_none() {
             self.data_dir()?;
         }
         Ok(self)
+    }
+
+    /// The database to use, if it is not a private one, as a URL that names its authorities.
+    #[must_use]
+    pub fn database(&self) -> Option<String> {
+        let url = self.database_url.as_ref();
+        url.map(|url| self.trust.named_in(url))
     }
 
     /// Whether everybody is let in as an administrator.
@@ -414,7 +430,7 @@ mod tests {
     #[test]
     fn the_reference_lists_every_option() {
         let reference = reference();
-        assert_eq!(reference.lines().count(), 2 + 38, "{reference}");
+        assert_eq!(reference.lines().count(), 2 + 39, "{reference}");
         assert!(
             reference.contains(
                 "| `LESSOR_LISTEN` | `--listen` | `127.0.0.1:8080` | The address to serve on |"

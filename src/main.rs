@@ -9,7 +9,6 @@ use lessor::postgres::{GuardArgs, run_guarded_child};
 use lessor::serve::{self, Fatal};
 use lessor::store::{self, migrate};
 use lessor::{access, api, dev, leases, telemetry};
-use secrecy::ExposeSecret as _;
 
 // Tens of thousands of parked polls are small allocations that live for a minute.
 #[global_allocator]
@@ -89,13 +88,13 @@ async fn run(command: Command) -> Result<(), Fatal> {
         }
         Command::Migrate(config) => {
             telemetry::init_logs(config.log_format, &config.log)?;
-            let Some(url) = &config.database_url else {
+            let Some(url) = config.database() else {
                 return Err(
                     "migrate needs DATABASE_URL; the private database is migrated at each start"
                         .into(),
                 );
             };
-            let ran = migrate::run(url.expose_secret())
+            let ran = migrate::run(&url)
                 .await
                 .map_err(|error| error.to_string())?;
             match ran.as_slice() {
@@ -106,10 +105,10 @@ async fn run(command: Command) -> Result<(), Fatal> {
         }
         Command::RestoreFence(config) => {
             telemetry::init_logs(config.log_format, &config.log)?;
-            let Some(url) = &config.database_url else {
+            let Some(url) = config.database() else {
                 return Err("restore-fence needs DATABASE_URL".into());
             };
-            restore_fence(url.expose_secret())
+            restore_fence(&url)
                 .await
                 .map_err(|error| error.to_string().into())
         }

@@ -9,7 +9,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
 
 use crate::access;
@@ -93,7 +92,7 @@ pub async fn prepare(config: Config) -> Result<Prepared, Fatal> {
     let listen_url = config
         .listen_url
         .as_ref()
-        .map_or_else(|| url.clone(), |url| url.expose_secret().to_owned());
+        .map_or_else(|| url.clone(), |url| config.trust.named_in(url));
     let ran = migrated(&url).await?;
     for migration in &ran {
         tracing::info!(%migration, "the schema was migrated");
@@ -195,8 +194,8 @@ fn raise_file_limit() {
 }
 
 async fn database(config: &Config) -> Result<(String, Option<PrivatePostgres>), Fatal> {
-    if let Some(url) = &config.database_url {
-        return Ok((url.expose_secret().to_owned(), None));
+    if let Some(url) = config.database() {
+        return Ok((url, None));
     }
     let mut options = Options::new(config.data_dir()?);
     options.bin_dir.clone_from(&config.pg_bin_dir);

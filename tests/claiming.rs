@@ -39,21 +39,43 @@ async fn a_session_goes_from_post_to_running_to_terminated() {
 async fn a_session_posted_while_an_agent_is_parked_reaches_it_at_once() {
     let server = TestServer::start().await;
     server.pool("p", |_| {}).await;
-    let agent = server.agent("a", "p", "d", 2).await;
-    let parked = agent.park(1, 20.0);
-    server.has_parked("p", 1).await;
-    let posted = Instant::now();
-    let session = server.session("p").await;
-    let claimed = parked.await.expect("the task").expect("it may claim");
-    let took = posted.elapsed();
-    assert_eq!(claimed.assignments[0].session.id, session.id);
-    assert!(took < Duration::from_secs(1), "took {took:?}");
+    let agent = server.agent("a", "p", "d", 20).await;
+    let mut fastest = Duration::MAX;
+    for _ in 0..10 {
+        let parked = agent.park(1, 20.0);
+        server.has_parked("p", 1).await;
+        let posted = Instant::now();
+        let session = server.session("p").await;
+        let claimed = parked.await.expect("the task").expect("it may claim");
+        let took = posted.elapsed();
+        assert_eq!(claimed.assignments[0].session.id, session.id);
+        assert!(took < Duration::from_secs(1), "took {took:?}");
+        fastest = fastest.min(took);
+        let accepted = &claimed.assignments[0];
+        agent.accepts(accepted, ReportedState::Running).await;
+    }
+    // Whatever else the machine does, one of ten is not held up by it: nothing here waits for a turn of
+    // anything. This is a debug build.
+    assert!(fastest < Duration::from_millis(50), "took {fastest:?}");
     server.stop().await;
 }
 
 #[tokio::test]
-async fn one_session_wakes_one_of_two_hundred_parked_agents_with_one_statement() {
+async fn a_session_wakes_one_of_two_hundred_parked_agents_in_one_round() {
+    wakes_one_each(false).await;
+}
+
+#[tokio::test]
+async fn a_session_posted_to_another_server_wakes_one_of_two_hundred_parked_agents_in_one_round() {
+    wakes_one_each(true).await;
+}
+
+/// Two sessions one after the other, perhaps at another server than the two hundred polls: each takes one
+/// round, which looks at one agent.
+async fn wakes_one_each(at_another: bool) {
     let server = TestServer::start().await;
+    let other = server.beside().await;
+    let posting = if at_another { &other } else { &server };
     server.pool("p", |_| {}).await;
     let mut polls = Vec::new();
     for n in 0..200 {
@@ -69,26 +91,30 @@ async fn one_session_wakes_one_of_two_hundred_parked_agents_with_one_statement()
     )
     .await
     .expect("a copy");
-    let session = server.session("p").await;
+    let first = posting.session("p").await;
     server.has_parked("p", 199).await;
+    // What the first may have set off at the dispatcher beside its own round is over with the second's.
+    let second = posting.session("p").await;
+    server.has_parked("p", 198).await;
     let after = server.metric("lessor_claim_statements_total").await;
-    assert!(after - before <= 1.0, "{} statements", after - before);
+    assert!(after - before <= 2.0, "{} rounds", after - before);
     let looked_at = "SELECT count(*) FROM agents a JOIN seen s USING (name)
         WHERE a.ctid <> s.at OR a.xmax::text <> s.locker";
     let looked_at: i64 = sql.query_one(looked_at, &[]).await.expect("a count").get(0);
-    assert_eq!(looked_at, 1, "of the agents' rows");
+    assert_eq!(looked_at, 2, "of the agents' rows");
     server.stop().await;
+    other.stop().await;
     let mut given = Vec::new();
     for (agent, poll) in polls {
         let claimed = poll.await.expect("the task").expect("it may claim");
         given.extend(claimed.assignments.into_iter().map(|a| (agent.clone(), a)));
     }
-    assert_eq!(given.len(), 1, "{given:#?}");
-    assert_eq!(given[0].1.session.id, session.id);
-    assert_eq!(
-        given[0].1.session.assigned_agent_id,
-        Some(given[0].0.clone())
-    );
+    assert_eq!(given.len(), 2, "{given:#?}");
+    for (agent, assignment) in &given {
+        assert!([first.id, second.id].contains(&assignment.session.id));
+        assert_eq!(assignment.session.assigned_agent_id.as_ref(), Some(agent));
+    }
+    assert_ne!(given[0].1.session.id, given[1].1.session.id);
 }
 
 /// Posts 30 sessions one by one over three parked agents, and counts what each gets.

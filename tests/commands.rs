@@ -310,6 +310,25 @@ async fn only_a_holder_is_told_and_only_its_word_counts() {
     let claimed = agent.client.claim("a", &body).await.expect("an answer");
     assert_eq!(claimed.command_results[0].outcome, Outcome::Accepted);
     is(&server, &command, CommandStatus::Succeeded).await;
+    // Any JSON is a result, and comes back as it is; the document says so, and how long a kind may be.
+    for value in ["[1, 2]", "true", "3.10", "\"text\"", "{\"a\":{}}"] {
+        let command = create(&server, session.id, |_| {}).await;
+        told(&agent, 0, 5.0).await;
+        let mut done = result(&command, epoch, SUCCEEDED);
+        done.result = json(value.to_owned());
+        assert_eq!(answers(&agent, done).await, "accepted");
+        let now = is(&server, &command, CommandStatus::Succeeded).await;
+        assert_eq!(now.result.expect("a result").get(), value);
+    }
+    let schemas = &lessor::api::openapi()["components"]["schemas"];
+    for schema in ["Command", "CommandResult"] {
+        let result = &schemas[schema]["properties"]["result"];
+        for word in ["type", "oneOf", "anyOf", "$ref"] {
+            assert!(result[word].is_null(), "{schema}: {result}");
+        }
+    }
+    let kind = &schemas["NewCommand"]["properties"]["kind"];
+    assert_eq!(kind["maxLength"], 64);
     server.stop().await;
 }
 

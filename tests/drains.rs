@@ -8,7 +8,9 @@ use lessor_protocol::{
 };
 use uuid::Uuid;
 
-use crate::support::checks::{count, ends, leftovers, refused, the_books_agree};
+use crate::support::checks::{
+    count, ends, history, leftovers, refused, states_since_it_ran, the_books_agree,
+};
 use crate::support::platform::{FleetAgent, Platform};
 use crate::support::{TestAgent, TestServer, eventually};
 
@@ -78,24 +80,6 @@ async fn adopts(agent: &TestAgent, sessions: usize) -> Vec<Assignment> {
     adopted
 }
 
-/// The states that a session has been in since it first ran.
-async fn states_since_it_ran(server: &TestServer, id: Uuid) -> Vec<String> {
-    let timeline = server
-        .client
-        .session_events(&id.to_string(), &Default::default())
-        .await
-        .expect("its timeline");
-    let mut moves: Vec<_> = timeline
-        .items
-        .into_iter()
-        .filter(|event| event.kind == "session.state_changed" && event.from != event.to)
-        .filter_map(|event| event.to)
-        .collect();
-    moves.reverse();
-    let ran = moves.iter().position(|to| to == "running").expect("it ran");
-    moves.split_off(ran)
-}
-
 #[tokio::test]
 async fn sessions_move_while_they_run() {
     let server = TestServer::start().await;
@@ -113,6 +97,10 @@ async fn sessions_move_while_they_run() {
     let begun = server.client.drain_agent("one", &within(60.0)).await;
     let begun = begun.expect("it begins");
     assert_eq!(begun.status, DrainStatus::InProgress);
+    assert_eq!(
+        server.metric("lessor_sessions_handed_over_total").await,
+        0.0
+    );
     assert_eq!(
         (begun.agent.as_deref(), begun.pool.as_str()),
         (Some("one"), "p")
@@ -152,6 +140,15 @@ async fn sessions_move_while_they_run() {
     let done = reaches(&server, "one", DrainStatus::Completed).await;
     assert_eq!((done.total, done.handed_over, done.remaining), (3, 3, 0));
     assert!(done.finished_at.is_some());
+    eventually("it is counted", || async {
+        let ended = "lessor_drains_total{status=\"completed\"}";
+        server.metric(ended).await == 1.0
+    })
+    .await;
+    assert_eq!(
+        server.metric("lessor_sessions_handed_over_total").await,
+        3.0
+    );
     eventually("it is drained", || async {
         scheduling(&server, "one").await == Scheduling::Drained
     })
@@ -165,6 +162,31 @@ async fn sessions_move_while_they_run() {
         assert_eq!(states_since_it_ran(&server, *id).await, ["running"]);
         assert_eq!(ends(&server, *id).await, [Some(EndReason::Released), None]);
     }
+    // All of it is told, of each session and of the agent.
+    for id in &ids {
+        let timeline = server
+            .client
+            .session_events(&id.to_string(), &Default::default())
+            .await;
+        let mut kinds: Vec<_> = timeline.expect("a page").items;
+        kinds.reverse();
+        let told: Vec<_> = kinds.iter().map(|event| event.kind.as_str()).collect();
+        let moved = [
+            "session.desired_changed",
+            "session.released",
+            "session.offered",
+            "session.adopted",
+        ];
+        assert!(told.ends_with(&moved), "{told:?}");
+    }
+    let told = history(&server, "p", Some("one")).await;
+    let drained = [
+        "agent.registered",
+        "agent.cordoned",
+        "drain.started",
+        "drain.completed",
+    ];
+    assert_eq!(told, drained);
     // The drained agent is given nothing, and its late word is fenced.
     let late = one
         .reports(&claimed.assignments[0], ReportedState::Running)
@@ -314,6 +336,10 @@ async fn at_the_deadline_a_pool_that_waits_keeps_what_it_has() {
     assert_eq!(session.state, SessionState::Running);
     assert_eq!(session.assigned_agent_id.as_deref(), Some("one"));
     assert_eq!(scheduling(&server, "one").await, Scheduling::Cordoned);
+    let told = history(&server, "p", Some("one")).await;
+    assert_eq!(told[told.len() - 2..], ["drain.started", "drain.failed"]);
+    let failed = "lessor_drains_total{status=\"failed\"}";
+    assert_eq!(server.metric(failed).await, 1.0);
     beating.abort();
 }
 
@@ -596,6 +622,8 @@ async fn a_cancelled_drain_leaves_everything_as_it_was() {
     let kinds =
         "SELECT count(*) FROM event_history WHERE kind = 'drain.cancelled' AND agent = 'one'";
     assert_eq!(count(&server, kinds).await, 3);
+    let cancelled = "lessor_drains_total{status=\"cancelled\"}";
+    assert_eq!(server.metric(cancelled).await, 3.0);
     the_books_agree(&server).await;
 }
 
@@ -906,6 +934,23 @@ async fn bad_requests_say_what_is_wrong() {
         .drain_agent("one", &DrainRequest::default())
         .await;
     assert_eq!(empty.expect("it begins").status, DrainStatus::Completed);
+    // And that is told and counted like any other.
+    let told = history(&server, "p", Some("one")).await;
+    let last = ["agent.cordoned", "drain.started", "drain.completed"];
+    assert_eq!(told[told.len() - 3..], last);
+    for (status, count) in [
+        ("started", 1.0),
+        ("completed", 1.0),
+        ("cancelled", 0.0),
+        ("failed", 0.0),
+    ] {
+        let line = format!("lessor_drains_total{{status=\"{status}\"}}");
+        assert_eq!(server.metric(&line).await, count, "{status}");
+    }
+    assert_eq!(
+        server.metric("lessor_sessions_handed_over_total").await,
+        0.0
+    );
     assert_eq!(scheduling(&server, "one").await, Scheduling::Drained);
     let listed = lessor_client::AgentFilter {
         scheduling: Some(Scheduling::Drained),
@@ -916,7 +961,8 @@ async fn bad_requests_say_what_is_wrong() {
 }
 
 /// Three servers, twenty agents in four domains, two hundred sessions: agent after agent is drained,
-/// some by force, one is killed in the middle, and not one session is stopped or started again.
+/// some by force, one is killed when some of its sessions have been taken over and some have not, and not
+/// one session is stopped or started again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fleet_is_drained_agent_by_agent_and_no_session_notices() {
     const DOMAINS: usize = 4;
@@ -934,7 +980,9 @@ async fn a_fleet_is_drained_agent_by_agent_and_no_session_notices() {
     let mut agents: Vec<Option<FleetAgent>> = (0..20)
         .map(|n| {
             let domain = format!("domain-{}", n % DOMAINS);
-            Some(platform.agent(&servers[n % 3], &format!("agent-{n}"), "p", &domain))
+            // Each has room for its part of them, and no more.
+            let (at, name) = (&servers[n % 3], format!("agent-{n}"));
+            Some(platform.agent_for((SESSIONS / 20) as i32, at, &name, ("p", &domain)))
         })
         .collect();
     let ids: Vec<Uuid> = server
@@ -953,6 +1001,11 @@ async fn a_fleet_is_drained_agent_by_agent_and_no_session_notices() {
         let names: Vec<usize> = (0..DOMAINS)
             .map(|domain| round * DOMAINS + domain)
             .collect();
+        let killed = names[1];
+        if round == 1 {
+            let domain = format!("domain-{}", killed % DOMAINS);
+            platform.let_adopt(&domain, &format!("agent-{killed}"), 2);
+        }
         for &n in &names {
             let body = if n % 3 == 0 { by_force() } else { within(30.0) };
             let at = &servers[(n + 1) % 3];
@@ -962,9 +1015,22 @@ async fn a_fleet_is_drained_agent_by_agent_and_no_session_notices() {
                 .expect("it begins");
         }
         if round == 1
-            && let Some(agent) = agents[names[1]].take()
+            && let Some(agent) = agents[killed].take()
         {
-            agent.kill();
+            let name = format!("agent-{killed}");
+            eventually("two of its sessions are taken over", || async {
+                drain(server, &name).await.handed_over == 2
+            })
+            .await;
+            agent.kill().await;
+            let now = drain(server, &name).await;
+            assert_eq!(
+                (now.status, now.handed_over),
+                (DrainStatus::InProgress, 2),
+                "{now:#?}"
+            );
+            assert!(now.remaining > 0, "{now:#?}");
+            platform.let_all_adopt();
         }
         for &n in &names {
             let done = reaches(
@@ -974,6 +1040,7 @@ async fn a_fleet_is_drained_agent_by_agent_and_no_session_notices() {
             )
             .await;
             assert_eq!(done.remaining, 0);
+            assert!(done.total >= (SESSIONS / 20) as i64, "{done:#?}");
             assert_eq!(done.handed_over, done.total, "{done:#?}");
         }
         for &n in &names {

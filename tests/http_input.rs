@@ -1088,3 +1088,143 @@ fn a_head_that_is_no_http_is_answered_or_cut_and_does_no_harm() {
     assert_eq!(runtime.block_on(server.fetch("/healthz")).status, 200);
     runtime.block_on(server.stop());
 }
+
+/// How many items a list may have the document says: that many are judged one by one, and with one more
+/// the list is refused.
+#[tokio::test]
+async fn a_list_beyond_its_limit_is_refused_as_the_document_says() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 1).await;
+    let document = lessor::api::openapi();
+    let id = Uuid::now_v7();
+    let held = json!({"session_id": id, "lease_epoch": 1});
+    let told =
+        json!({"session_id": id, "lease_epoch": 1, "observed_generation": 1, "state": "running"});
+    let done = json!({"command_id": id, "lease_epoch": 1, "status": "running"});
+    let seen = json!({"platform_resource_id": "x"});
+    let run = json!({"incarnation": agent.incarnation});
+    let (new, alive) = (
+        json!({"pool": "p", "spec": {}}),
+        json!({"session_id": id, "idle_seconds": 1}),
+    );
+    // In the order of a fleet's day: each is taken while the agent is live.
+    let lists = [
+        (
+            "POST",
+            "/v1/agents/a/heartbeat",
+            "Heartbeat",
+            "activity",
+            &run,
+            &alive,
+        ),
+        (
+            "POST",
+            "/v1/agents/a/heartbeat",
+            "Heartbeat",
+            "dropped",
+            &run,
+            &held,
+        ),
+        (
+            "POST",
+            "/v1/agents/a/claim",
+            "Claim",
+            "reports",
+            &run,
+            &told,
+        ),
+        (
+            "POST",
+            "/v1/agents/a/claim",
+            "Claim",
+            "command_results",
+            &run,
+            &done,
+        ),
+        (
+            "POST",
+            "/v1/agents/a/claim",
+            "Claim",
+            "dropped",
+            &run,
+            &held,
+        ),
+        (
+            "POST",
+            "/v1/agents/a/reports",
+            "Reports",
+            "reports",
+            &run,
+            &told,
+        ),
+        (
+            "POST",
+            "/v1/agents/a/reports",
+            "Reports",
+            "command_results",
+            &run,
+            &done,
+        ),
+        (
+            "POST",
+            "/v1/agents/a/inventory",
+            "Inventory",
+            "resources",
+            &run,
+            &seen,
+        ),
+        (
+            "POST",
+            "/v1/sessions/batch",
+            "NewSessions",
+            "sessions",
+            &json!({}),
+            &new,
+        ),
+        (
+            "POST",
+            "/v1/pools/p/simulate",
+            "SimulateRequest",
+            "lose",
+            &json!({}),
+            &json!("x"),
+        ),
+        (
+            "PUT",
+            "/v1/agents/b",
+            "Register",
+            "held",
+            &json!({"pool": "p", "capacity": 1}),
+            &held,
+        ),
+    ];
+    let mut limited = 0;
+    for (method, path, schema, field, base, item) in lists {
+        let what = format!("{schema}.{field}");
+        let most = &document["components"]["schemas"][schema]["properties"][field]["maxItems"];
+        let most = usize::try_from(most.as_u64().expect(&what)).expect("a number");
+        let of = |count: usize| {
+            let mut body = base.clone();
+            body[field] = Value::Array(vec![item.clone(); count]);
+            body.to_string()
+        };
+        let refused = server.send(method, path, of(most + 1)).await;
+        refused.is_problem(422, "validation_failed", &what);
+        let pointer = format!("/{field}");
+        assert_eq!(refused.json()["errors"][0]["pointer"], pointer, "{what}");
+        let judged = server.send(method, path, of(most)).await;
+        assert!(judged.status < 500, "{what}: {judged:?}");
+        if judged.status == 422 {
+            let errors = judged.json()["errors"].clone();
+            let errors = errors.as_array().expect("an array");
+            let refused = errors.iter().any(|error| error["pointer"] == pointer);
+            assert!(!refused, "{what}: {judged:?}");
+        }
+        limited += 1;
+    }
+    // Every list that a request may have is limited, and is one of these.
+    let text = document.to_string();
+    assert_eq!(text.matches("\"maxItems\"").count(), limited);
+    server.stop().await;
+}

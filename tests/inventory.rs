@@ -630,7 +630,7 @@ async fn bad_input_is_refused_with_its_place() {
 type Platform = BTreeMap<String, InventoryResource>;
 
 #[tokio::test]
-async fn a_fleet_with_random_inventories_deletes_all_that_is_unwanted_and_nothing_else() {
+async fn a_fleet_with_random_work_deletes_all_that_is_unwanted_and_nothing_else() {
     let first = TestServer::start().await;
     let servers = [first.beside().await, first.beside().await, first];
     let server = &servers[2];
@@ -804,7 +804,7 @@ async fn a_lost_domain_that_returns_ends_what_it_left_and_not_what_runs_elsewher
 }
 
 #[tokio::test]
-async fn a_process_killed_behind_its_agents_back_is_found() {
+async fn a_process_killed_by_somebody_else_is_noticed_by_its_agent_and_leaves_nothing() {
     let server = TestServer::start().await;
     server
         .pool("p", |pool| {
@@ -833,6 +833,10 @@ async fn a_process_killed_behind_its_agents_back_is_found() {
         server.get(session.id).await.platform_resource_id,
         before.platform_resource_id
     );
+    // It waits for the very process: what it says of it is how that ended, and no inventory was needed.
+    let of = |reason| format!("SELECT count(*) FROM event_history WHERE reason = '{reason}'");
+    assert!(count(&server, &of("exited")).await > 0);
+    assert_eq!(count(&server, &of("resource_gone")).await, 0);
     eventually("no leftover stays", || async {
         leftovers(&server).await.is_empty()
     })

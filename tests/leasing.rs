@@ -1,9 +1,12 @@
 //! Leases: registration, incarnations, what is kept and dropped, and domains that are lost.
 
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
 use lessor_client::DeleteSession;
 use lessor_protocol::{
-    Action, Assignment, EndReason, HeldSession, OnLost, Outcome, PoolSpec, ProblemCode, ReportCode,
-    ReportedState, SessionState,
+    Action, Assignment, Availability, EndReason, HeldSession, OnLost, Outcome, PoolSpec,
+    ProblemCode, ReportCode, ReportedState, SessionState,
 };
 use uuid::Uuid;
 
@@ -258,6 +261,47 @@ async fn a_restart_with_memory_keeps_what_it_drives_under_new_epochs() {
 
 #[tokio::test]
 async fn who_comes_back_late_keeps_what_nobody_took_and_drops_the_rest() {
+    let server = server_with(|pool| pool.lease_ttl_seconds = 2.0).await;
+    let mut agent = server.agent("a", "p", "d", 5).await;
+    let other = server.agent("b", "p", "d", 5).await;
+    let beating = other.keep_beating(0.4);
+    let held = run(&server, &agent, 4).await;
+    expires(&server, "a").await;
+    // Two of the four go to another agent, and nobody takes the rest.
+    let taken = other.claim(2, 5.0).await;
+    for assignment in &taken {
+        other.accepts(assignment, ReportedState::Running).await;
+    }
+    let taken: BTreeSet<Uuid> = taken.iter().map(|a| a.session.id).collect();
+    assert_eq!(taken.len(), 2);
+    let registered = agent.register(&TestAgent::held(&held)).await;
+    let kept: BTreeSet<Uuid> = registered.keep.iter().map(|k| k.session_id).collect();
+    let dropped: BTreeSet<Uuid> = registered.drop.iter().map(|d| d.session_id).collect();
+    let all: BTreeSet<Uuid> = held.iter().map(|a| a.session.id).collect();
+    assert_eq!(dropped, taken, "{registered:?}");
+    assert_eq!(kept, &all - &taken, "{registered:?}");
+    let reasons = registered.drop.iter().map(|d| d.reason.as_str());
+    assert_eq!(reasons.collect::<Vec<_>>(), ["assigned_elsewhere"; 2]);
+    assert!(registered.released.is_empty());
+    for assignment in &held {
+        let session = server.get(assignment.session.id).await;
+        let holder = if taken.contains(&session.id) {
+            "b"
+        } else {
+            "a"
+        };
+        assert_eq!(session.assigned_agent_id.as_deref(), Some(holder));
+        assert_eq!(session.lease_epoch, assignment.lease_epoch + 1);
+        assert!(session.offered_until.is_none(), "{session:#?}");
+        assert_eq!(session.platform_resource_id, resource(session.id));
+    }
+    the_books_agree(&server).await;
+    beating.abort();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_comes_back_late_drops_what_another_agent_was_offered_or_took_or_ended() {
     let server = server_with(|pool| pool.lease_ttl_seconds = 2.0).await;
     let mut agent = server.agent("a", "p", "d", 5).await;
     let other = server.agent("b", "p", "d", 5).await;
@@ -815,5 +859,37 @@ async fn many_beats_of_one_agent_do_not_keep_the_pulse_from_beating() {
     })
     .await;
     crowd.shutdown().await;
+    server.stop().await;
+}
+
+/// Somebody has the row of an agent whose time is over in hand: its lease cannot be ended yet, and nobody
+/// asks without a pause whether it can.
+#[tokio::test]
+async fn a_lease_that_cannot_be_ended_yet_is_not_tried_without_a_pause() {
+    let server = server_with(|pool| pool.lease_ttl_seconds = 2.0).await;
+    server.agent("a", "p", "d", 1).await;
+    let mut client = server.database.client().await;
+    let somebody = client.transaction().await.expect("a transaction");
+    let lock = "SELECT FROM agents WHERE name = 'a' FOR NO KEY UPDATE";
+    assert_eq!(somebody.query(lock, &[]).await.expect("a lock").len(), 1);
+    let over = "SELECT count(*) FROM agents WHERE lease_expires_at < clock_timestamp()";
+    eventually("its time is over", || async {
+        count(&server, over).await == 1
+    })
+    .await;
+    let turns = "lessor_db_transaction_seconds_count{transaction=\"leases::expire\"}";
+    let before = server.metric(turns).await;
+    let began = Instant::now();
+    eventually("it is tried some times more", || async {
+        server.metric(turns).await >= before + 10.0
+    })
+    .await;
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(400), "ten turns in {took:?}");
+    // And is not forgotten.
+    let agent = server.client.get_agent("a").await.expect("the agent");
+    assert_eq!(agent.availability, Availability::Live);
+    somebody.rollback().await.expect("nobody has it any more");
+    expires(&server, "a").await;
     server.stop().await;
 }

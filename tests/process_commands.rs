@@ -237,7 +237,7 @@ async fn cancelled_expired_and_ended_programs_are_gone_with_all_they_started() {
 }
 
 #[tokio::test]
-async fn a_command_outlives_its_agent_if_it_may_be_done_twice() {
+async fn a_command_that_may_be_done_twice_outlives_its_agent_and_is_begun_anew_by_the_adopter() {
     let (server, folder) = (server("p").await, Folder::new());
     let first = ProcessAgent::start(&server.url, "p", "a", &folder.0);
     let session = runs(&server, json!({"command": ["sleep", "3600"]})).await;

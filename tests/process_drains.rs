@@ -2,17 +2,32 @@
 
 use std::time::Duration;
 
-use lessor_protocol::{DrainRequest, DrainStatus, NewSession, Session, SessionState};
+use lessor_protocol::{
+    Availability, DrainRequest, DrainStatus, EndReason, NewSession, Session, SessionState,
+};
 use serde_json::json;
 
 use crate::support::agents::{Folder, ProcessAgent, pid_of, state_of};
+use crate::support::checks::{ends, states_since_it_ran};
 use crate::support::{TestServer, eventually, runbook};
+
+/// The seconds of the leases here.
+const TTL: f64 = 6.0;
+
+/// Counts as long as it runs, a line for each tenth of a second or so: the number, and when it was.
+const COUNTS: &str = "n=0; while :; do n=$((n+1)); echo $n $(date +%s.%N); sleep 0.1; done";
 
 /// Five sessions that run on one agent, and what they are.
 async fn five_run(server: &TestServer) -> Vec<Session> {
+    run(server, 5).await
+}
+
+/// Sessions that run on one agent, and what they are.
+async fn run(server: &TestServer, count: usize) -> Vec<Session> {
     let mut sessions = Vec::new();
-    for _ in 0..5 {
-        let new = NewSession::in_pool("p", &json!({"command": ["sleep", "3600"]})).expect("a spec");
+    for _ in 0..count {
+        let new = NewSession::in_pool("p", &json!({"command": ["sh", "-c", COUNTS]}));
+        let new = new.expect("a spec");
         let made = server
             .client
             .create_session(&new, None)
@@ -25,11 +40,11 @@ async fn five_run(server: &TestServer) -> Vec<Session> {
 
 async fn server() -> TestServer {
     let server = TestServer::start().await;
-    server.pool("p", |pool| pool.lease_ttl_seconds = 3.0).await;
+    server.pool("p", |pool| pool.lease_ttl_seconds = TTL).await;
     server
 }
 
-async fn is_drained(server: &TestServer, agent: &str) {
+async fn is_drained(server: &TestServer, agent: &str, sessions: i64) {
     let wait = Duration::from_secs(30);
     let drain = server
         .client
@@ -37,10 +52,40 @@ async fn is_drained(server: &TestServer, agent: &str) {
         .await
         .expect("the drain");
     assert_eq!(drain.status, DrainStatus::Completed, "{drain:#?}");
-    assert_eq!((drain.total, drain.handed_over), (5, 5));
+    assert_eq!((drain.total, drain.handed_over), (sessions, sessions));
 }
 
-/// Each is held by `agent`, with the very process that it had.
+/// What a session's process has counted: it counted on without a gap, and never stood still for long.
+fn assert_counts_on(session: &Session) {
+    let metadata: serde_json::Value =
+        serde_json::from_str(session.platform_metadata.get()).expect("JSON");
+    let path = metadata["stdout_path"].as_str();
+    let text = std::fs::read_to_string(path.expect("its output")).expect("its output");
+    let mut before: Option<(u64, f64)> = None;
+    // The last line may be half-written.
+    for line in text
+        .rsplit_once('\n')
+        .map_or("", |(whole, _)| whole)
+        .lines()
+    {
+        let (number, at) = line.split_once(' ').expect("a number and a time");
+        let now: (u64, f64) = (
+            number.parse().expect("a number"),
+            at.parse().expect("a time"),
+        );
+        let (last, then) = before.unwrap_or((0, now.1));
+        assert_eq!(now.0, last + 1, "it was begun anew");
+        assert!(
+            now.1 - then < TTL / 2.0,
+            "it stood still from {then} to {}",
+            now.1
+        );
+        before = Some(now);
+    }
+    assert!(before.is_some(), "it counted nothing");
+}
+
+/// Each is held by `agent`, with the very process that it had, which noticed nothing.
 async fn none_the_wiser(server: &TestServer, before: &[Session], agent: &str) {
     for session in before {
         let after = server.get(session.id).await;
@@ -48,7 +93,11 @@ async fn none_the_wiser(server: &TestServer, before: &[Session], agent: &str) {
         assert_eq!(after.assigned_agent_id.as_deref(), Some(agent));
         assert_eq!(after.platform_resource_id, session.platform_resource_id);
         assert_eq!(after.started_at, session.started_at);
-        assert!(state_of(pid_of(session)).is_some(), "it never stopped");
+        let runs = state_of(pid_of(session));
+        assert!(runs.is_some_and(|letter| letter != 'T'), "{runs:?}");
+        assert_counts_on(session);
+        let states = states_since_it_ran(server, session.id).await;
+        assert_eq!(states, ["running"], "nothing was seen of it");
     }
 }
 
@@ -82,7 +131,7 @@ async fn a_drain_moves_processes_and_their_pids_stay() {
         .drain_agent("a", &DrainRequest::default())
         .await
         .expect("it begins");
-    is_drained(&server, "a").await;
+    is_drained(&server, "a", 5).await;
     none_the_wiser(&server, &before, "b").await;
     // The drained one leaves, and nobody misses it.
     a.stop().await;
@@ -107,12 +156,24 @@ async fn a_forced_drain_of_an_agent_that_hangs() {
         force: true,
         ..DrainRequest::default()
     };
-    server
-        .client
-        .drain_agent("a", &force)
-        .await
-        .expect("it begins");
-    is_drained(&server, "a").await;
+    let begun = server.client.drain_agent("a", &force).await;
+    let begun = begun.expect("it begins");
+    assert_eq!(
+        (begun.status, begun.remaining),
+        (DrainStatus::InProgress, 5)
+    );
+    // At once, and not because its lease has ended: that goes on for a while, and until then nobody
+    // adopts them.
+    for session in &before {
+        assert_eq!(server.get(session.id).await.assigned_agent_id, None);
+    }
+    let agent = server.client.get_agent("a").await.expect("the agent");
+    assert_eq!(agent.availability, Availability::Live);
+    is_drained(&server, "a", 5).await;
+    for session in &before {
+        let ends = ends(&server, session.id).await;
+        assert_eq!(ends, [Some(EndReason::Forced), None]);
+    }
     none_the_wiser(&server, &before, "b").await;
     // When it moves again it learns that it has lost them, and kills nothing.
     a.thaw();
@@ -130,18 +191,55 @@ async fn a_forced_drain_of_an_agent_that_hangs() {
 async fn an_agent_is_killed_in_the_middle_of_its_drain() {
     let (server, folder) = (server().await, Folder::new());
     let a = ProcessAgent::start(&server.url, "p", "a", &folder.0);
-    let before = five_run(&server).await;
-    // Nobody can adopt yet, so the drain is in its middle when the agent dies.
+    let before = run(&server, 10).await;
+    let _b = ProcessAgent::start(&server.url, "p", "b", &folder.0);
+    eventually("b is there", || async {
+        server.client.get_agent("b").await.is_ok()
+    })
+    .await;
+    // Some of its sessions are locked by somebody, so that it cannot be told of them: after it has given
+    // up the others, the drain is in its middle. It stands still until they are.
+    a.freeze();
     let begun = server
         .client
         .drain_agent("a", &DrainRequest::default())
         .await
         .expect("it begins");
-    assert_eq!((begun.total, begun.blocked.len()), (5, 5));
+    assert_eq!((begun.total, begun.blocked.len()), (10, 0), "{begun:#?}");
+    let mut client = server.database.client().await;
+    let somebody = client.transaction().await.expect("a transaction");
+    let (moved, kept) = before.split_at(6);
+    let ids: Vec<String> = kept.iter().map(|session| session.id.to_string()).collect();
+    let lock = "SELECT FROM sessions WHERE id = ANY ($1::text[]::uuid[]) FOR UPDATE";
+    let locked = somebody.query(lock, &[&ids]).await.expect("locks");
+    assert_eq!(locked.len(), 4);
+    a.thaw();
+    let drain = || async { server.client.agent_drain("a").await.expect("the drain") };
+    eventually("six have been handed over", || async {
+        drain().await.handed_over == 6
+    })
+    .await;
+    let now = drain().await;
+    assert_eq!((now.status, now.remaining), (DrainStatus::InProgress, 4));
     a.kill().await;
-    let _b = ProcessAgent::start(&server.url, "p", "b", &folder.0);
-    is_drained(&server, "a").await;
+    for session in kept {
+        let holder = server.get(session.id).await.assigned_agent_id;
+        assert_eq!(holder.as_deref(), Some("a"), "it was killed holding it");
+    }
+    somebody
+        .rollback()
+        .await
+        .expect("nobody locks them any more");
+    is_drained(&server, "a", 10).await;
     none_the_wiser(&server, &before, "b").await;
+    for (sessions, end) in [
+        (moved, EndReason::Released),
+        (kept, EndReason::LeaseExpired),
+    ] {
+        for session in sessions {
+            assert_eq!(ends(&server, session.id).await, [Some(end), None]);
+        }
+    }
     end_all(&server, &before).await;
     server.stop().await;
 }

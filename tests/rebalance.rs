@@ -709,7 +709,7 @@ async fn a_fleet_loses_an_agent_in_the_middle() {
                 >= 3
         })
         .await;
-        fleet.remove(victim).expect("it runs").kill();
+        fleet.remove(victim).expect("it runs").kill().await;
         let done = over(&server).await;
         assert!(
             states(&done).iter().all(|state| matches!(

@@ -33,8 +33,8 @@ pub struct Command {
     pub lease_epoch: Option<i64>,
     /// The agent it was delivered to; null before that.
     pub agent: Option<String>,
-    /// What it gave.
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
+    /// What it gave: any JSON, null before that.
+    #[cfg_attr(feature = "openapi", schema(value_type = Value))]
     pub result: Option<RawJson>,
     /// Why it did not succeed.
     pub failure: Option<Failure>,
@@ -133,7 +133,7 @@ pub struct CommandResult {
     pub status: ReportedCommandStatus,
     /// What it gave: any JSON of at most 64 KiB. Not with `running`.
     #[serde(default)]
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Value))]
     pub result: Option<RawJson>,
     /// Why it failed. Only with `failed`.
     #[serde(default)]

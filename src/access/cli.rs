@@ -4,10 +4,11 @@
 //! Whoever can reach the database can do anything already: nothing is asked for here.
 
 use lessor_protocol::{NewToken, Page, Role};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use uuid::Uuid;
 
 use super::Keeper;
+use crate::config::DatabaseTrust;
 use crate::error::Result;
 use crate::http::{Preconditions, table};
 use crate::store::{Db, migrate};
@@ -18,6 +19,9 @@ pub struct Tokens {
     /// The PostgreSQL that the servers use, as a URL
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, global = true, value_parser = secret)]
     database_url: Option<SecretString>,
+
+    #[command(flatten)]
+    trust: DatabaseTrust,
 
     #[command(subcommand)]
     what: What,
@@ -91,7 +95,7 @@ pub async fn run(tokens: Tokens) -> std::result::Result<String, String> {
                 .to_owned(),
         );
     };
-    let url = url.expose_secret();
+    let url = &tokens.trust.named_in(&url);
     let text = |error: crate::error::Error| match error {
         crate::error::Error::Invalid(errors) => errors
             .iter()

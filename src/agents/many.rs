@@ -11,6 +11,7 @@ use lessor_protocol::{Actor, DrainRequest, Scheduling};
 
 use super::filter::{AgentFilter, Query};
 use super::store;
+use crate::app::App;
 use crate::drains;
 use crate::error::{Error, Result};
 use crate::store::Conn;
@@ -27,6 +28,27 @@ pub enum AgentChange {
     Uncordon,
     /// Each is drained.
     Drain(DrainRequest),
+}
+
+/// What became of one of them: what is to be said once it has committed.
+#[derive(Debug)]
+#[must_use = "who waits would not be woken"]
+pub struct Changed(Done);
+
+#[derive(Debug)]
+enum Done {
+    Cordoned(Hints),
+    Drained(drains::Begun),
+}
+
+impl Changed {
+    /// It has committed.
+    pub fn committed(self, app: &App) {
+        match self.0 {
+            Done::Cordoned(hints) => app.hub.committed(hints),
+            Done::Drained(begun) => begun.committed(app),
+        }
+    }
 }
 
 /// A change, and the agents that it is for.
@@ -70,7 +92,7 @@ impl ManyAgents {
         conn: &mut Conn,
         name: &str,
         actor: &Actor,
-    ) -> Result<Option<Hints>> {
+    ) -> Result<Option<Changed>> {
         let Some(row) = store::lock_one(conn, name).await? else {
             return Ok(None);
         };
@@ -82,16 +104,23 @@ impl ManyAgents {
         if still.is_none() {
             return Ok(None);
         }
-        let hints = match &self.change {
+        let done = match &self.change {
             AgentChange::Cordon(reason, until) => {
                 let cordon = Some((reason.clone(), *until));
-                super::cordon_in(conn, &row, cordon, actor).await
+                let hints = super::cordon_in(conn, &row, cordon, actor).await;
+                hints.map(Done::Cordoned)
             }
-            AgentChange::Uncordon => super::cordon_in(conn, &row, None, actor).await,
-            AgentChange::Drain(request) => drains::start_one(conn, name, request, actor).await,
+            AgentChange::Uncordon => {
+                let hints = super::cordon_in(conn, &row, None, actor).await;
+                hints.map(Done::Cordoned)
+            }
+            AgentChange::Drain(request) => {
+                let begun = drains::start_one(conn, name, request, actor).await;
+                begun.map(Done::Drained)
+            }
         };
-        match hints {
-            Ok(hints) => Ok(Some(hints)),
+        match done {
+            Ok(done) => Ok(Some(Changed(done))),
             Err(Error::DrainInProgress(_)) => Ok(None),
             Err(error) => Err(error),
         }

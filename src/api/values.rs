@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::http::{MAX_LABEL_BYTES, MAX_LABELS, MAX_NAME_BYTES};
 
-/// Names of pools, agents, sessions, domains and kinds.
+/// Names of pools, agents, sessions and domains.
 const NAME: &str = "^[a-z0-9][a-z0-9._-]{0,127}$";
 
 /// `*`, or entity tags between commas.
@@ -32,10 +32,27 @@ const NAMES: &[(&str, &str)] = &[
     ("Register", "resource_domain"),
     ("NewSession", "pool"),
     ("NewSession", "name"),
-    ("NewCommand", "kind"),
     ("Migrate", "pool"),
     ("Migrate", "resource_domain"),
     ("NewWebhook", "tenant"),
+];
+
+/// What a command is to do.
+const KIND: &str = "^[a-z0-9][a-z0-9._-]{0,63}$";
+
+/// Fields of request bodies that are lists, and how many items they may have.
+const LISTS: &[(&str, &str, usize)] = &[
+    ("Register", "held", 10_000),
+    ("Heartbeat", "activity", 10_000),
+    ("Heartbeat", "dropped", 10_000),
+    ("Claim", "reports", 1_000),
+    ("Claim", "command_results", 1_000),
+    ("Claim", "dropped", 10_000),
+    ("Reports", "reports", 1_000),
+    ("Reports", "command_results", 1_000),
+    ("NewSessions", "sessions", 1_000),
+    ("Inventory", "resources", 10_000),
+    ("SimulateRequest", "lose", 1_000),
 ];
 
 /// Fields of request bodies that are texts, and their most bytes.
@@ -79,6 +96,12 @@ pub fn describe(document: &mut Value) {
     for (schema, field, most) in TEXTS {
         text(&mut schemas[*schema]["properties"][*field], *most);
     }
+    for (schema, field, most) in LISTS {
+        schemas[*schema]["properties"][*field]["maxItems"] = json!(most);
+    }
+    let kind = &mut schemas["NewCommand"]["properties"]["kind"];
+    text(kind, 64);
+    kind["pattern"] = json!(KIND);
     schemas["NewSessions"]["properties"]["sessions"]["minItems"] = json!(1);
     name(&mut schemas["SimulateRequest"]["properties"]["lose"]["items"]);
     let labels = &mut schemas["Labels"];
@@ -145,7 +168,8 @@ mod tests {
         let fields = NAMES
             .iter()
             .copied()
-            .chain(TEXTS.iter().map(|(schema, field, _)| (*schema, *field)));
+            .chain(TEXTS.iter().map(|(schema, field, _)| (*schema, *field)))
+            .chain(LISTS.iter().map(|(schema, field, _)| (*schema, *field)));
         for (schema, field) in fields {
             // A rule for a field that is no more would have made one without a type.
             let field_type = &schemas[schema]["properties"][field]["type"];

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use lessor_protocol::{Actor, AgentBulk};
 
 use super::{Patience, count, tell};
-use crate::agents::{AgentChange, ManyAgents};
+use crate::agents::ManyAgents;
 use crate::app::App;
-use crate::drains;
 use crate::error::Result;
 
 /// The most agents that one call changes.
@@ -55,19 +54,16 @@ pub async fn agents(
             break;
         }
         let (of, by, agent) = (Arc::clone(&many), actor.clone(), name.clone());
-        let hints = app
+        let changed = app
             .db
             .write("bulk::change_agent", move |conn| {
                 let (many, actor, agent) = (Arc::clone(&of), by.clone(), agent.clone());
                 Box::pin(async move { many.change_one(conn, &agent, &actor).await })
             })
             .await?;
-        if let Some(hints) = hints {
-            app.hub.committed(hints);
+        if let Some(changed) = changed {
+            changed.committed(app);
             tell(action, 1);
-            if matches!(many.change, AgentChange::Drain(_)) {
-                drains::count_started();
-            }
             bulk.agents.push(name);
         }
     }

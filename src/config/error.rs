@@ -54,6 +54,11 @@ pub enum ConfigError {
         "LESSOR_LISTEN_URL is for a DATABASE_URL that leads to a pooler; there is no DATABASE_URL. Set it too, or unset LESSOR_LISTEN_URL."
     )]
     ListenUrlAlone,
+    /// The private one is reached without TLS.
+    #[error(
+        "LESSOR_DATABASE_CA is for a DATABASE_URL; there is none. Set it too, or unset LESSOR_DATABASE_CA."
+    )]
+    DatabaseCaAlone,
     /// Half of what TLS needs.
     #[error("{0} is set without {1}. Set both, or neither.")]
     TlsHalf(&'static str, &'static str),

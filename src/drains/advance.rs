@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::store;
 use crate::agents::{self, AgentRow};
+use crate::app::App;
 use crate::error::Result;
 use crate::pools;
 use crate::sessions::{self, Context, Draft};
@@ -31,6 +32,18 @@ pub struct Step {
     pub handed_over: u64,
     /// Whom to wake.
     pub hints: Hints,
+}
+
+impl Step {
+    /// It has committed: counts what came of it, and wakes whom it concerns.
+    pub fn committed(self, app: &App, drain: Uuid) {
+        metrics::counter!("lessor_sessions_handed_over_total").increment(self.handed_over);
+        if let Some(status) = self.ended {
+            metrics::counter!("lessor_drains_total", "status" => status.as_str()).increment(1);
+            tracing::info!(%drain, %status, "a drain is over");
+        }
+        app.hub.committed(self.hints);
+    }
 }
 
 /// Moves a drain on.

@@ -32,6 +32,7 @@ use crate::sessions::{self, Context, Draft};
 use crate::store::Conn;
 use crate::wakeups::Hints;
 
+use advance::Step;
 pub use wait::{Wanted, wait_for};
 
 /// What is drained.
@@ -63,20 +64,18 @@ pub async fn start(
     request: DrainRequest,
     actor: Actor,
 ) -> Result<Drain> {
-    let (drain, hints) = app
+    let (drain, begun) = app
         .db
         .write("drains::start", move |conn| {
             let (target, request, actor) = (target.clone(), request.clone(), actor.clone());
             Box::pin(async move { start_in(conn, &target, &request, &actor).await })
         })
         .await?;
-    app.hub.committed(hints);
-    count_started();
+    begun.committed(app);
     Ok(drain)
 }
 
-/// Starts the drain of one agent in a transaction that has locked it; once that has committed, say so
-/// with [`count_started`].
+/// Starts the drain of one agent in a transaction that has locked it.
 ///
 /// # Errors
 /// `DrainInProgress`; when the database refuses.
@@ -85,15 +84,37 @@ pub(crate) async fn start_one(
     agent: &str,
     request: &DrainRequest,
     actor: &Actor,
-) -> Result<Hints> {
+) -> Result<Begun> {
     let target = Target::Agent(agent.to_owned());
-    let (_, hints) = start_in(conn, &target, request, actor).await?;
-    Ok(hints)
+    let (_, begun) = start_in(conn, &target, request, actor).await?;
+    Ok(begun)
 }
 
-/// Counts a drain that has begun.
-pub(crate) fn count_started() {
-    metrics::counter!("lessor_drains_total", "status" => "started").increment(1);
+/// A drain that has begun, and may be over already: what is to be said of it once that has committed.
+#[derive(Debug)]
+#[must_use = "who waits would not be woken"]
+pub(crate) struct Begun {
+    id: Uuid,
+    step: Step,
+}
+
+impl Begun {
+    /// It has committed: counts it, and wakes whom it concerns.
+    pub(crate) fn committed(self, app: &App) {
+        metrics::counter!("lessor_drains_total", "status" => "started").increment(1);
+        self.step.committed(app, self.id);
+    }
+}
+
+/// Metrics that are there before there is anything to count.
+pub(crate) fn count_from_zero() {
+    metrics::counter!("lessor_sessions_handed_over_total").absolute(0);
+    let ends = DrainStatus::ALL
+        .iter()
+        .filter(|status| **status != DrainStatus::InProgress);
+    for status in ends.map(|status| status.as_str()).chain(["started"]) {
+        metrics::counter!("lessor_drains_total", "status" => status).absolute(0);
+    }
 }
 
 async fn start_in(
@@ -101,7 +122,7 @@ async fn start_in(
     target: &Target,
     request: &DrainRequest,
     actor: &Actor,
-) -> Result<(Drain, Hints)> {
+) -> Result<(Drain, Begun)> {
     let (names, agent) = match target {
         Target::Agent(name) => (vec![name.clone()], Some(name.as_str())),
         Target::Pool(pool) => {
@@ -131,11 +152,11 @@ async fn start_in(
         agents::record(conn, row, actor, "agent.cordoned", reason).await?;
     }
     hints.pool(&pool).agents.extend(names);
-    // At once, so that the answer says how it goes on from here.
-    let step = advance::advance(conn, id).await?;
-    hints.merge(step.hints);
     store::record(conn, id, "drain.started", actor).await?;
-    Ok((shown(conn, id).await?, hints))
+    // At once, so that the answer says how it goes on from here.
+    let mut step = advance::advance(conn, id).await?;
+    step.hints.merge(hints);
+    Ok((shown(conn, id).await?, Begun { id, step }))
 }
 
 /// What the agents were offered and have not accepted goes to others: it has had no effect.
@@ -353,12 +374,7 @@ pub async fn advance_all(app: &Arc<App>) -> Result<Duration> {
         if step.more {
             pause = Duration::ZERO;
         }
-        metrics::counter!("lessor_sessions_handed_over_total").increment(step.handed_over);
-        if let Some(status) = step.ended {
-            metrics::counter!("lessor_drains_total", "status" => status.as_str()).increment(1);
-            tracing::info!(drain = %id, %status, "a drain is over");
-        }
-        app.hub.committed(step.hints);
+        step.committed(app, id);
     }
     failed.map_or(Ok(pause), Err)
 }

@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::report::Report;
 use super::{Mode, Options, rollback, streamspace};
+use crate::config::DatabaseTrust;
 use crate::store;
 
 /// Something is left over: rows that could not be mapped (with `--strict`), differences, or sessions
@@ -39,6 +40,9 @@ struct StreamspaceArgs {
     /// Lessor's database, as a URL
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, value_parser = secret)]
     database_url: SecretString,
+
+    #[command(flatten)]
+    trust: DatabaseTrust,
 
     /// Write what a dry run says
     #[arg(long, conflicts_with_all = ["verify", "rollback"])]
@@ -107,7 +111,8 @@ pub async fn run(import: Import) -> ExitCode {
 }
 
 async fn bring_in(args: &StreamspaceArgs) -> Result<ExitCode, String> {
-    let (from, to) = (args.from.expose_secret(), args.database_url.expose_secret());
+    let from = args.from.expose_secret();
+    let to = &args.trust.named_in(&args.database_url);
     let source = args
         .source_name
         .clone()

@@ -16,10 +16,34 @@ use crate::sessions::{self, Context, Draft, SessionRow};
 use crate::store::{Conn, Statement};
 use crate::wakeups::Hints;
 
+/// In how long the next lease may end. After an outage that is not when its time is over, but a lease
+/// time of its pool after the outage: asked for the former, this would be tried without a pause until then.
+const NEXT_EXPIRY: &str = "-- leases::next_expiry
+SELECT extract(epoch FROM min(greatest(a.lease_expires_at, u.gap_at + make_interval(secs => p.lease_ttl_seconds)))
+    - clock_timestamp())::double precision AS seconds
+FROM agents a JOIN pools p ON p.name = a.pool LEFT JOIN pulse u ON true
+WHERE a.live";
+
+/// The longest pause before what could not be ended is looked at again.
+const HELD_UP: Duration = Duration::from_millis(100);
+
 #[derive(diesel::QueryableByName)]
 struct Next {
     #[diesel(sql_type = Nullable<Double>)]
     seconds: Option<f64>,
+}
+
+impl Next {
+    /// How long to wait. What should have been ended and was not, since somebody has its row locked or there
+    /// is no fresh pulse, is looked at again after as long as it is late, so that a moment costs a moment.
+    fn pause(&self, ended: usize) -> Option<Duration> {
+        let late = |seconds: f64| Duration::from_secs_f64((-seconds).min(HELD_UP.as_secs_f64()));
+        self.seconds.map(|seconds| match ended {
+            _ if seconds > 0.0 => Duration::from_secs_f64(seconds.min(3600.0)),
+            0 => late(seconds),
+            _ => Duration::ZERO,
+        })
+    }
 }
 
 /// Ends the leases whose time is over, and says in how long the next one may be.
@@ -56,16 +80,9 @@ async fn expire_in(conn: &mut Conn) -> Result<(u64, Option<Duration>, Hints)> {
         let (_, released) = release_all_of(conn, &expired, (&actor, None), release).await?;
         hints.merge(released);
     }
-    let next: Next = Statement::new(
-        "-- leases::next_expiry\nSELECT extract(epoch FROM min(lease_expires_at) - clock_timestamp())\
-         ::double precision AS seconds FROM agents WHERE live",
-    )
-    .get_result(conn)
-    .await?;
-    let next = next
-        .seconds
-        .map(|seconds| Duration::from_secs_f64(seconds.max(0.0)));
-    Ok((expired.len() as u64, next, hints))
+    let next: Next = Statement::new(NEXT_EXPIRY).get_result(conn).await?;
+    let pause = next.pause(expired.len());
+    Ok((expired.len() as u64, pause, hints))
 }
 
 /// What becomes of the agents whose leases have ended in this transaction, which has their rows locked:

@@ -1,6 +1,7 @@
 //! The rules of a session, pure: what there is to do, and which reports can follow.
 //!
-//! [`next`] is the protocol's table "What there is to do", row by row. For sessions that nobody is
+//! [`next`] is the protocol's table "What there is to do", row by row; `tests/actions.rs` has that table
+//! written out by hand and holds the two against each other. For sessions that nobody is
 //! assigned to, the generated columns `domain_work` and `pool_work` of the schema say the same in
 //! SQL; a test holds the two against each other over every combination.
 
@@ -177,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_of_the_protocol_row_by_row() {
+    fn what_there_is_to_do_as_the_code_has_it() {
         let mut table = String::new();
         for &desired in DesiredState::ALL {
             for &state in SessionState::ALL {
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn every_report_after_every_state_under_every_action() {
+    fn which_reports_can_follow_as_the_code_has_it() {
         let mut table = String::new();
         for &action in Action::ALL {
             for &from in SessionState::ALL {

@@ -1,11 +1,12 @@
-//! Opening connections: TLS wherever the server offers it and the URL does not forbid it.
+//! Opening connections, with TLS as the URL says (`target.rs`).
 
 use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::AsyncPgConnection;
 use tokio_postgres::config::Host;
-use tokio_postgres::{Client, Config, Connection, Socket};
+use tokio_postgres::{Client, Connection, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::target::Target;
 use crate::error::{Error, Result};
 use crate::outgoing;
 
@@ -15,7 +16,7 @@ type Tls = <MakeRustlsConnect as tokio_postgres::tls::MakeTlsConnect<Socket>>::S
 /// Where a URL leads, without its password.
 #[must_use]
 pub fn describe(url: &str) -> String {
-    let Ok(config) = url.parse::<Config>() else {
+    let Ok(Target { config, .. }) = Target::parse(url) else {
         return "an unreadable URL".to_owned();
     };
     let host = match config.get_hosts().first() {
@@ -32,14 +33,16 @@ pub fn describe(url: &str) -> String {
 /// When the database cannot be reached.
 pub async fn client(url: &str) -> Result<(Client, Connection<Socket, Tls>)> {
     let away = |error: tokio_postgres::Error| Error::DatabaseUnavailable(explain(&error));
-    let mut config: Config = url.parse().map_err(away)?;
+    let mut target = Target::parse(url).map_err(away)?;
+    let tls = target.tls()?;
+    let config = &mut target.config;
     if config.get_application_name().is_none() {
         config.application_name("lessor");
     }
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(super::PATIENCE);
     }
-    config.connect(tls()?).await.map_err(away)
+    config.connect(tls).await.map_err(away)
 }
 
 /// A connection for Diesel's pools.
@@ -60,6 +63,7 @@ pub async fn dedicated(url: &str) -> Result<AsyncPgConnection> {
     })
 }
 
+/// TLS to whoever has a certificate that this system trusts.
 pub(super) fn tls() -> Result<MakeRustlsConnect> {
     let config = outgoing::tls().map_err(Error::Internal)?;
     Ok(MakeRustlsConnect::new(config))
@@ -72,6 +76,10 @@ fn explain(error: &tokio_postgres::Error) -> String {
     while let Some(cause) = source {
         text = format!("{text}: {cause}");
         source = cause.source();
+    }
+    if text.contains("invalid peer certificate") {
+        text +=
+            "; LESSOR_DATABASE_CA names a file with the authorities of the database's certificate";
     }
     text
 }
@@ -93,8 +101,8 @@ mod fuzz {
                 let url = String::from_utf8_lossy(input);
                 let shown = describe(&url);
                 // Unless it stands where no password stands, so that nobody could know it for one.
-                let reads = url.parse::<Config>();
-                let elsewhere = reads.is_ok_and(|config| {
+                let reads = Target::parse(&url);
+                let elsewhere = reads.is_ok_and(|Target { config, .. }| {
                     let name = config
                         .get_dbname()
                         .unwrap_or_default()

@@ -5,7 +5,7 @@ use diesel_async::pooled_connection::deadpool::Object;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::{Conn, Db, PATIENCE, PLANNED_ONCE, Timer, abandon, checkout};
+use super::{Conn, Db, PATIENCE, PLANNED_ONCE, Timer, checkout};
 use crate::error::{Error, Result};
 
 /// A connection inside a transaction that Diesel knows nothing of. Unless it is said to be clean, it does
@@ -84,7 +84,10 @@ impl Db {
                 begun.clean();
                 Err(error)
             }
-            Err(_) => Err(begun.0.take().map_or_else(Begun::broken, abandon)),
+            Err(_) => Err(begun
+                .0
+                .take()
+                .map_or_else(Begun::broken, |conn| self.abandon(conn))),
         }
     }
 }

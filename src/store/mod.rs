@@ -18,7 +18,9 @@ pub mod listen;
 pub mod migrate;
 pub mod schema;
 mod statement;
+mod target;
 mod turn;
+mod url;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +33,7 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::{Error, Result};
 
@@ -38,7 +41,9 @@ pub use columns::{AsJson, JsonText, LabelsColumn, MaybeJson, MaybeJsonText, Mayb
 pub use connect::{client, dedicated, describe};
 pub use gather::{Batches, Gather, Limits};
 pub use statement::Statement;
+use target::Target;
 pub use turn::try_turn;
+pub use url::trusting;
 
 /// What a transaction is that reads one state of the database.
 const SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY";
@@ -64,6 +69,8 @@ const TRIES: u32 = 6;
 pub struct Db {
     work: Pool<Conn>,
     beats: Pool<Conn>,
+    /// How TLS is spoken where a statement is to be given up: over a connection of its own.
+    tls: MakeRustlsConnect,
     /// Woken when a transaction of [`Db::write`] has committed.
     pub committed: Arc<Notify>,
 }
@@ -78,6 +85,9 @@ impl Db {
             work: pool(url, connections)?,
             // One more: what comes with heartbeats is written beside them, and keeps none waiting.
             beats: pool(url, beat_connections + 1)?,
+            tls: Target::parse(url)
+                .map_err(|error| Error::Internal(error.to_string()))?
+                .tls()?,
             committed: Arc::default(),
         })
     }
@@ -150,7 +160,7 @@ impl Db {
                 Err(error)
             }
             Ok(answer) => answer,
-            Err(_) => Err(abandon(conn)),
+            Err(_) => Err(self.abandon(conn)),
         }
     }
 
@@ -223,7 +233,7 @@ impl Db {
             });
             let answer = match tokio::time::timeout_at(deadline, run).await {
                 Ok(answer) => answer,
-                Err(_) => return Err(abandon(conn)),
+                Err(_) => return Err(self.abandon(conn)),
             };
             match answer {
                 Err(Error::Retry(why)) if tries < TRIES => {
@@ -254,6 +264,18 @@ impl Db {
         let ((work, idle), (beats, beats_idle)) = (of(&self.work), of(&self.beats));
         [("work", work, idle), ("beats", beats, beats_idle)]
     }
+
+    fn abandon(&self, conn: Object<Conn>) -> Error {
+        let conn = Object::take(conn);
+        let cancel = conn.cancel_token();
+        drop(conn);
+        let tls = self.tls.clone();
+        // The statement may be waiting for a lock in the server; it would go on doing so without us.
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(PATIENCE, cancel.cancel_query(tls)).await;
+        });
+        Error::DatabaseUnavailable(format!("no answer within {} s", PATIENCE.as_secs()))
+    }
 }
 
 fn pool(url: &str, connections: usize) -> Result<Pool<Conn>> {
@@ -277,19 +299,6 @@ async fn checkout(pool: &Pool<Conn>, deadline: Instant) -> Result<Object<Conn>> 
         .await
         .map_err(|_| Error::DatabaseUnavailable("no connection could be had in time".to_owned()))?
         .map_err(|error| Error::DatabaseUnavailable(error.to_string()))
-}
-
-fn abandon(conn: Object<Conn>) -> Error {
-    let conn = Object::take(conn);
-    let cancel = conn.cancel_token();
-    drop(conn);
-    // The statement may be waiting for a lock in the server; it would go on doing so without us.
-    tokio::spawn(async move {
-        if let Ok(tls) = connect::tls() {
-            let _ = tokio::time::timeout(PATIENCE, cancel.cancel_query(tls)).await;
-        }
-    });
-    Error::DatabaseUnavailable(format!("no answer within {} s", PATIENCE.as_secs()))
 }
 
 /// Counts and times a transaction by its name.

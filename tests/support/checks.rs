@@ -52,6 +52,34 @@ pub async fn ends(server: &TestServer, id: Uuid) -> Vec<Option<EndReason>> {
     items.into_iter().map(|item| item.end_reason).collect()
 }
 
+/// The states that a session has been in since it first ran.
+pub async fn states_since_it_ran(server: &TestServer, id: Uuid) -> Vec<String> {
+    let timeline = server
+        .client
+        .session_events(&id.to_string(), &Default::default())
+        .await
+        .expect("its timeline");
+    let mut moves: Vec<_> = timeline
+        .items
+        .into_iter()
+        .filter(|event| event.kind == "session.state_changed" && event.from != event.to)
+        .filter_map(|event| event.to)
+        .collect();
+    moves.reverse();
+    let ran = moves.iter().position(|to| to == "running").expect("it ran");
+    moves.split_off(ran)
+}
+
+/// The kinds of the events about an agent, or about a pool where none is named, oldest first.
+pub async fn history(server: &TestServer, pool: &str, agent: Option<&str>) -> Vec<String> {
+    let client = server.database.client().await;
+    let text = "SELECT kind FROM event_history WHERE session_id IS NULL AND pool = $1 \
+                AND agent IS NOT DISTINCT FROM $2 ORDER BY position, inbox_id";
+    let rows = client.query(text, &[&pool, &agent]).await;
+    let rows = rows.expect("the query");
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
 /// A number that a query finds.
 pub async fn count(server: &TestServer, query: &str) -> i64 {
     let client = server.database.client().await;

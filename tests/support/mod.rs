@@ -15,6 +15,7 @@ pub mod provider;
 pub mod random;
 pub mod raw;
 pub mod receiver;
+pub mod rules;
 pub mod runbook;
 
 use std::sync::Arc;

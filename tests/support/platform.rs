@@ -1,11 +1,16 @@
 //! A platform in memory, and agents of the client crate that drive it: a fleet in one process.
+//!
+//! Each agent has a runtime of its own, so that it can be gone with everything that it does.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use lessor_client::Client;
 use lessor_client::agent_loop::{Agent, AgentConfig, Driver, Resource, Stop, Work};
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -13,13 +18,22 @@ use super::TestServer;
 
 /// The resources of every domain, and what was done to them.
 #[derive(Clone, Debug, Default)]
-pub struct Platform(Arc<Mutex<Resources>>);
+pub struct Platform(Arc<Mutex<Resources>>, Arc<Notify>);
 
 #[derive(Debug, Default)]
 struct Resources {
     running: HashMap<(String, Uuid, i32), String>,
     started: BTreeMap<Uuid, u32>,
     ended: BTreeMap<Uuid, u32>,
+    gate: Option<Gate>,
+}
+
+/// How many adoptions a domain lets through.
+#[derive(Debug)]
+struct Gate {
+    domain: String,
+    but_for: String,
+    left: usize,
 }
 
 impl Platform {
@@ -40,24 +54,78 @@ impl Platform {
         self.0.lock().expect("the lock").running.len()
     }
 
-    /// Starts an agent against a server.
+    /// From now on a domain lets this many adoptions through, but for what one agent looks at: the others
+    /// wait.
+    pub fn let_adopt(&self, domain: &str, but_for: &str, left: usize) {
+        self.0.lock().expect("the lock").gate = Some(Gate {
+            domain: domain.to_owned(),
+            but_for: but_for.to_owned(),
+            left,
+        });
+    }
+
+    /// Nobody waits any more.
+    pub fn let_all_adopt(&self) {
+        self.0.lock().expect("the lock").gate = None;
+        self.1.notify_waiters();
+    }
+
+    /// Waits until the gate lets an adoption of this agent through.
+    async fn gate(&self, domain: &str, agent: &str) {
+        loop {
+            let opened = self.1.notified();
+            match &mut self.0.lock().expect("the lock").gate {
+                Some(gate) if gate.domain == domain && gate.but_for != agent => {
+                    if let Some(left) = gate.left.checked_sub(1) {
+                        gate.left = left;
+                        return;
+                    }
+                }
+                _ => return,
+            }
+            opened.await;
+        }
+    }
+
+    /// Starts an agent against a server, with room for a thousand sessions.
     pub fn agent(&self, server: &TestServer, name: &str, pool: &str, domain: &str) -> FleetAgent {
+        self.agent_for(1_000, server, name, (pool, domain))
+    }
+
+    /// As [`Platform::agent`], with room for so many sessions.
+    pub fn agent_for(
+        &self,
+        capacity: i32,
+        server: &TestServer,
+        name: &str,
+        (pool, domain): (&str, &str),
+    ) -> FleetAgent {
         let mut config = AgentConfig::new(name, pool);
         config.resource_domain = Some(domain.to_owned());
-        config.capacity = 1_000;
+        config.capacity = capacity;
         let client = Client::new(&server.url, None).expect("a client");
         let driver = InMemory {
             platform: self.clone(),
             domain: domain.to_owned(),
+            agent: name.to_owned(),
         };
         let stop = CancellationToken::new();
-        let running = tokio::spawn({
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let running = runtime.spawn({
             let stop = stop.clone();
             async move {
                 let _ = Agent::run(client, config, driver, stop).await;
             }
         });
-        FleetAgent { running, stop }
+        FleetAgent {
+            running,
+            stop,
+            runtime: Some(runtime),
+        }
     }
 }
 
@@ -65,12 +133,18 @@ impl Platform {
 pub struct FleetAgent {
     running: tokio::task::JoinHandle<()>,
     stop: CancellationToken,
+    runtime: Option<Runtime>,
 }
 
 impl FleetAgent {
-    /// Gone without a word, as after kill -9.
-    pub fn kill(self) {
-        self.running.abort();
+    /// Gone without a word, as after kill -9: whatever it did for its sessions, too.
+    pub async fn kill(mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            let end = move || runtime.shutdown_timeout(Duration::from_secs(10));
+            tokio::task::spawn_blocking(end)
+                .await
+                .expect("it is killed");
+        }
     }
 
     /// Says goodbye.
@@ -82,13 +156,16 @@ impl FleetAgent {
 
 impl Drop for FleetAgent {
     fn drop(&mut self) {
-        self.running.abort();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
 struct InMemory {
     platform: Platform,
     domain: String,
+    agent: String,
 }
 
 impl InMemory {
@@ -122,6 +199,7 @@ impl Driver for InMemory {
     }
 
     async fn adopt(&self, work: &Work) -> Result<Resource, Stop> {
+        self.platform.gate(&self.domain, &self.agent).await;
         self.found(work)
     }
 
