@@ -28,6 +28,7 @@ mod inventory;
 mod leasing;
 mod limits;
 mod listing;
+mod logs;
 mod metrics;
 mod migrate;
 mod model;

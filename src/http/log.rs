@@ -79,7 +79,7 @@ impl Record {
         span
     }
 
-    /// Writes the line and the metrics of an answered request.
+    /// Writes the line and the metrics of an answered request, within its span.
     pub(super) fn finish(mut self, response: &Response) {
         self.finished = true;
         let status = response.status();
@@ -91,6 +91,9 @@ impl Record {
         if !self.parks && !streams {
             metrics::histogram!(REQUEST_DURATION_SECONDS, "method" => self.method, "route" => self.route().to_owned())
                 .record(self.begun.elapsed().as_secs_f64());
+        }
+        if let Some(session) = made_session(response) {
+            Span::current().record("session", session);
         }
         let problem = response.extensions().get::<Problem>();
         let code = problem.map_or("", |problem| problem.code.as_str());
@@ -184,6 +187,13 @@ fn named<'a>(route: &str, path: &'a str, name: &str) -> Option<&'a str> {
     };
     let at = route.split('/').position(is_it)?;
     path.split('/').nth(at).filter(|value| !value.is_empty())
+}
+
+/// The session that a request has made, by where its answer says that it is.
+fn made_session(response: &Response) -> Option<&str> {
+    let place = response.headers().get(header::LOCATION)?.to_str().ok()?;
+    let session = place.strip_prefix("/v1/sessions/")?;
+    (!session.contains('/')).then_some(session)
 }
 
 #[cfg(test)]
