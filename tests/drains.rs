@@ -1,6 +1,6 @@
 //! Drains: sessions move from one agent to another while they run.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lessor_protocol::{
     Action, Assignment, Drain, DrainRequest, DrainStatus, EndReason, OnLost, Outcome, ProblemCode,
@@ -39,6 +39,16 @@ async fn reaches(server: &TestServer, agent: &str, status: DrainStatus) -> Drain
         .expect("the drain");
     assert_eq!(drain.status, status, "{drain:#?}");
     drain
+}
+
+/// Who waits for a drain that is over to complete is told at once that it is over.
+async fn completes_no_more(server: &TestServer, agent: &str, status: DrainStatus) {
+    let asked = Instant::now();
+    let wait = Duration::from_secs(20);
+    let completed = &[DrainStatus::Completed];
+    let drain = server.client.wait_for_agent_drain(agent, completed, wait);
+    assert_eq!(drain.await.expect("the drain").status, status);
+    assert!(asked.elapsed() < Duration::from_secs(5));
 }
 
 async fn drain(server: &TestServer, agent: &str) -> Drain {
@@ -338,6 +348,7 @@ async fn at_the_deadline_a_pool_that_waits_keeps_what_it_has() {
     assert_eq!(scheduling(&server, "one").await, Scheduling::Cordoned);
     let told = history(&server, "p", Some("one")).await;
     assert_eq!(told[told.len() - 2..], ["drain.started", "drain.failed"]);
+    completes_no_more(&server, "one", DrainStatus::Failed).await;
     let failed = "lessor_drains_total{status=\"failed\"}";
     assert_eq!(server.metric(failed).await, 1.0);
     beating.abort();
@@ -622,6 +633,7 @@ async fn a_cancelled_drain_leaves_everything_as_it_was() {
     let kinds =
         "SELECT count(*) FROM event_history WHERE kind = 'drain.cancelled' AND agent = 'one'";
     assert_eq!(count(&server, kinds).await, 3);
+    completes_no_more(&server, "one", DrainStatus::Cancelled).await;
     let cancelled = "lessor_drains_total{status=\"cancelled\"}";
     assert_eq!(server.metric(cancelled).await, 3.0);
     the_books_agree(&server).await;

@@ -179,3 +179,82 @@ async fn labels_are_found_as_they_are_now() {
         .collect();
     assert_eq!(rows, [("team".to_owned(), "a".to_owned(), one)]);
 }
+
+/// The names of all pages of a list of agents, two a page.
+async fn agents(server: &TestServer, query: &str) -> Vec<String> {
+    let (mut names, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/v1/agents?limit=2&{query}{cursor}");
+        let page = server.fetch(&path).await.ok(200);
+        let items = page["items"].as_array().expect("items");
+        assert!(items.len() <= 2, "{page}");
+        names.extend(
+            items
+                .iter()
+                .map(|item| item["name"].as_str().expect("a name").to_owned()),
+        );
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return names,
+        }
+    }
+}
+
+#[tokio::test]
+async fn agents_are_found_by_each_filter_newest_first_page_by_page() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    server.pool("q", |pool| pool.lease_ttl_seconds = 2.0).await;
+    // The name, the pool, the domain and a label.
+    for (name, pool, domain, zone) in [
+        ("a", "p", "one", "x"),
+        ("b", "p", "one", "y"),
+        ("c", "p", "two", "x"),
+        ("d", "q", "one", "x"),
+        ("e", "p", "two", "y"),
+    ] {
+        let mut agent = support::TestAgent::new(&server.client, name, (pool, domain), 1);
+        let mut body = agent.registration(&[]);
+        body.labels.insert("zone".to_owned(), zone.to_owned());
+        body.labels.insert("all".to_owned(), "1".to_owned());
+        let registered = server.client.register_agent(name, &body).await;
+        agent.incarnation = registered.expect("it registers").incarnation;
+    }
+    let cordon = lessor_protocol::CordonRequest {
+        reason: None,
+        until: None,
+    };
+    server
+        .client
+        .cordon_agent("b", &cordon)
+        .await
+        .expect("cordoned");
+    let drain = lessor_protocol::DrainRequest::default();
+    server
+        .client
+        .drain_agent("c", &drain)
+        .await
+        .expect("drained");
+    support::eventually("d has expired", || async {
+        agents(&server, "availability=expired").await == ["d"]
+    })
+    .await;
+    for (query, found) in [
+        ("", &["e", "d", "c", "b", "a"][..]),
+        ("pool=p", &["e", "c", "b", "a"]),
+        ("pool=q", &["d"]),
+        ("availability=live", &["e", "c", "b", "a"]),
+        ("scheduling=active", &["e", "d", "a"]),
+        ("scheduling=cordoned", &["b"]),
+        ("scheduling=drained", &["c"]),
+        ("scheduling=draining", &[]),
+        ("resource_domain=one", &["d", "b", "a"]),
+        ("label=zone:x", &["d", "c", "a"]),
+        ("label=zone:x&label=all:1&pool=p", &["c", "a"]),
+        ("label=zone:z", &[]),
+        ("pool=p&resource_domain=two&scheduling=active", &["e"]),
+    ] {
+        assert_eq!(agents(&server, query).await, found, "{query}");
+    }
+    server.stop().await;
+}

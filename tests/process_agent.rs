@@ -215,3 +215,39 @@ async fn an_agent_that_was_started_again_finds_its_process() {
     assert_eq!(state_of(pid_of(&running)), None);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn of_two_processes_of_one_name_the_older_exits_by_itself_and_the_newer_holds_what_runs() {
+    let (server, folder) = (server().await, Folder::new());
+    let first = ProcessAgent::start(&server.url, "p", "a", &folder.0);
+    let session = runs(&server, &["sleep", "3600"]).await;
+    let before = server.reaches(session.id, SessionState::Running).await;
+    let older = server.client.get_agent("a").await.expect("the agent");
+    let _second = ProcessAgent::start(&server.url, "p", "a", &folder.0);
+    assert_eq!(first.ends().await.code(), Some(1));
+    assert!(state_of(pid_of(&before)).is_some(), "what it ran, runs on");
+    eventually("the newer one holds it", || async {
+        let now = server.get(session.id).await;
+        now.lease_epoch > before.lease_epoch && now.offered_until.is_none()
+    })
+    .await;
+    let now = assigned_to(&server, &session, "a").await;
+    assert_eq!(now.platform_resource_id, before.platform_resource_id);
+    assert_eq!(now.state, SessionState::Running);
+    let newer = server.client.get_agent("a").await.expect("the agent");
+    assert!(newer.incarnation > older.incarnation);
+    // They do not duel: a lease time later it is the same run still.
+    let latest = || async { server.client.get_agent("a").await.expect("the agent") };
+    eventually("it has renewed its lease for a while", || async {
+        let renewed = latest().await.last_heartbeat_at - newer.registered_at;
+        renewed.as_seconds_f64() > 3.0
+    })
+    .await;
+    assert_eq!(latest().await.incarnation, newer.incarnation);
+    let how = DeleteSession::default();
+    let id = session.id.to_string();
+    server.client.delete_session(&id, &how).await.expect("202");
+    server.reaches(session.id, SessionState::Terminated).await;
+    assert_eq!(state_of(pid_of(&before)), None);
+    server.stop().await;
+}

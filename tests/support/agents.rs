@@ -78,6 +78,12 @@ impl ProcessAgent {
         self.child.kill().await.expect("it is killed");
     }
 
+    /// How it ends by itself.
+    pub async fn ends(mut self) -> std::process::ExitStatus {
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(20), self.child.wait());
+        ended.await.expect("it ends in time").expect("its status")
+    }
+
     /// It stands still, as a hanging process does.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
