@@ -39,6 +39,23 @@ async fn hook(server: &TestServer, url: &str, more: Value) -> (String, String) {
         .call(ROOT, "POST", "/v1/webhooks", body)
         .await
         .ok(201);
+    id_and_secret(&made)
+}
+
+/// Posts to a process that asks for no token.
+async fn post(server: &ServerProcess, path: &str, body: Value) -> Value {
+    let call = reqwest::Client::new().post(format!("{}{path}", server.url));
+    let answer = call.json(&body).send().await.expect("an answer");
+    answer.json().await.expect("JSON")
+}
+
+/// As [`hook`], at such a process.
+async fn hook_at(server: &ServerProcess, url: &str) -> (String, String) {
+    let made = post(server, "/v1/webhooks", json!({"name": "w", "url": url})).await;
+    id_and_secret(&made)
+}
+
+fn id_and_secret(made: &Value) -> (String, String) {
     let text = |value: &Value| value.as_str().expect("text").to_owned();
     (text(&made["webhook"]["id"]), text(&made["secret"]))
 }
@@ -383,31 +400,11 @@ async fn https_is_spoken_with_those_whom_the_system_trusts() {
         ("LESSOR_WEBHOOK_ALLOW", "127.0.0.0/8,::1"),
     ];
     let server = ServerProcess::start_with(&database.url, &environment, None).await;
-    let http = reqwest::Client::new();
     let mut results = Vec::new();
     for receiver in [&good, &bad] {
-        let body = json!({"name": "w", "url": receiver.url});
-        let made = http.post(format!("{}/v1/webhooks", server.url)).json(&body);
-        let made: Value = made
-            .send()
-            .await
-            .expect("an answer")
-            .json()
-            .await
-            .expect("JSON");
-        let id = made["webhook"]["id"].as_str().expect("an id");
-        let test = http.post(format!("{}/v1/webhooks/{id}/test", server.url));
-        let tested: Value = test
-            .send()
-            .await
-            .expect("an answer")
-            .json()
-            .await
-            .expect("JSON");
-        results.push((
-            tested,
-            made["secret"].as_str().expect("a secret").to_owned(),
-        ));
+        let (id, secret) = hook_at(&server, &receiver.url).await;
+        let tested = post(&server, &format!("/v1/webhooks/{id}/test"), Value::Null).await;
+        results.push((tested, secret));
     }
     assert_eq!(results[0].0["delivered"], true, "{results:?}");
     assert_eq!(results[0].0["status"], 204);
@@ -600,17 +597,7 @@ async fn another_server_takes_over_what_one_had_in_hand() {
     let receiver = Receiver::start().await;
     let environment = [("LESSOR_WEBHOOK_ALLOW", "127.0.0.0/8")];
     let mut dies = ServerProcess::start_with(&database.url, &environment, None).await;
-    let http = reqwest::Client::new();
-    let body = json!({"name": "w", "url": receiver.url});
-    let made = http.post(format!("{}/v1/webhooks", dies.url)).json(&body);
-    let made: Value = made
-        .send()
-        .await
-        .expect("an answer")
-        .json()
-        .await
-        .expect("JSON");
-    let id = made["webhook"]["id"].as_str().expect("an id").to_owned();
+    let (id, _) = hook_at(&dies, &receiver.url).await;
     receiver.answer([Answer::Never]);
     dies.client
         .put_pool("p", &lessor_protocol::PoolSpec::on("process"))
