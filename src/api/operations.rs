@@ -5,7 +5,13 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema as _, ToSchema as _};
 
 /// What any call under `/v1` can meet.
-const EVERYWHERE: [ProblemCode; 4] = [Unauthenticated, Forbidden, Internal, DatabaseUnavailable];
+const EVERYWHERE: [ProblemCode; 5] = [
+    Unauthenticated,
+    Forbidden,
+    Internal,
+    DatabaseUnavailable,
+    Stopping,
+];
 
 /// Calls of agents that no limit on the rate of calls stops, and those that have limits of their own.
 const UNLIMITED: [&str; 6] = [
@@ -211,7 +217,6 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
             ClaimSuperseded,
             LeaseExpired,
             TooManyWaiters,
-            Stopping,
         ],
     ),
     (
@@ -352,7 +357,7 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
     ("explain_pool_drain", &[NotFound, ValidationFailed]),
     (
         "stream_events",
-        &[ValidationFailed, SessionNotFound, TooManyWaiters, Stopping],
+        &[ValidationFailed, SessionNotFound, TooManyWaiters],
     ),
     (
         "migrate_session",
