@@ -1,5 +1,6 @@
 //! Every route of the service, and the document that describes them.
 
+mod console;
 mod document;
 mod gate;
 mod health;
@@ -21,7 +22,7 @@ use crate::app::App;
 use crate::error::Error;
 use crate::{
     access, agents, audit, brake, bulk, claims, commands, drains, events, explain, http, inventory,
-    migrate, pools, rebalance, reports, scaling, sessions, shares, simulate,
+    migrate, pools, rebalance, reports, scaling, sessions, shares, simulate, webhooks,
 };
 
 pub use document::{openapi, text};
@@ -38,6 +39,7 @@ pub fn router(app: &Arc<App>) -> Router {
         .nest("/v1", v1)
         .merge(health::routes())
         .merge(document::routes())
+        .merge(console::routes(app.access.oidc()))
         .with_state(Arc::clone(app));
     http::apply(router, app.edge.clone())
 }
@@ -60,7 +62,8 @@ fn v1(app: Option<&Arc<App>>) -> OpenApiRouter<Arc<App>> {
         .merge(commands::http::routes())
         .merge(inventory::http::routes())
         .merge(sessions::http::routes())
-        .merge(migrate::http::routes());
+        .merge(migrate::http::routes())
+        .merge(webhooks::http::routes());
     let waiting = OpenApiRouter::new()
         .merge(audit::http::routes())
         .merge(claims::http::routes())

@@ -26,6 +26,7 @@ use crate::sessions::{Creating, CreatingWorker};
 use crate::store::Db;
 use crate::upkeep;
 use crate::wakeups::{self, Hub};
+use crate::webhooks::{self, Webhooks, address::Allowed};
 
 /// What an [`App`] is made from.
 #[derive(Clone, Debug)]
@@ -58,6 +59,8 @@ pub struct Settings {
     pub rate_limit_per_minute: Option<u32>,
     /// Which sites' pages may call.
     pub cors_origins: Vec<HeaderValue>,
+    /// Where webhooks may be sent besides the public Internet.
+    pub webhook_allow: Allowed,
 }
 
 impl Settings {
@@ -79,6 +82,7 @@ impl Settings {
             max_requests: 2_048,
             rate_limit_per_minute: None,
             cors_origins: Vec::new(),
+            webhook_allow: Allowed::default(),
         }
     }
 }
@@ -103,6 +107,8 @@ pub struct App {
     pub tail: Tail,
     /// For how long events are kept.
     pub event_retention: Duration,
+    /// Where events are sent to.
+    pub webhooks: Webhooks,
     /// What `/metrics` shows.
     pub metrics: PrometheusHandle,
     /// Who may call.
@@ -142,8 +148,7 @@ impl App {
         let (reporting, taking) = Reporting::new();
         let (activities, activity_worker) = Activities::new();
         let (creating, creating_worker) = CreatingWorker::new();
-        let oidc = settings.oidc.map(Oidc::new).transpose();
-        let oidc = oidc.map_err(Error::Internal)?;
+        let oidc = settings.oidc.map(Oidc::new).transpose()?;
         let (access, access_watch) =
             Access::new(settings.admin_token.as_ref(), settings.open, oidc);
         let (audit, audit_writers) = Audit::new();
@@ -161,6 +166,7 @@ impl App {
             dispatchers,
             tail: Tail::new(settings.max_event_streams),
             event_retention: settings.event_retention,
+            webhooks: Webhooks::new(settings.webhook_allow)?,
             metrics,
             access,
             audit,
@@ -192,6 +198,7 @@ impl App {
             halt.clone(),
         ));
         events::start(&app, &background, &halt);
+        webhooks::start(&app, &background, &halt);
         upkeep::start(&app, &background, &halt);
         Ok(app)
     }
@@ -263,6 +270,7 @@ fn count_from_zero() {
     metrics::counter!("lessor_connections_refused_total").absolute(0);
     metrics::counter!("lessor_events_sequenced_total").absolute(0);
     metrics::gauge!("lessor_event_streams").increment(0.0);
+    webhooks::count_from_zero();
     for limit in crate::limits::Limit::ALL {
         metrics::counter!("lessor_session_limits_total", "limit" => limit.as_str()).absolute(0);
     }

@@ -430,7 +430,7 @@ mod tests {
     #[test]
     fn the_reference_lists_every_option() {
         let reference = reference();
-        assert_eq!(reference.lines().count(), 2 + 35, "{reference}");
+        assert_eq!(reference.lines().count(), 2 + 39, "{reference}");
         assert!(
             reference.contains(
                 "| `LESSOR_LISTEN` | `--listen` | `127.0.0.1:8080` | The address to serve on |"

@@ -88,6 +88,9 @@ pub enum Error {
     /// There is no such token, or it is not this caller's to see.
     #[error("there is no token `{0}`")]
     NoToken(String),
+    /// There is no such webhook, or it is not this caller's to see.
+    #[error("there is no webhook `{0}`")]
+    NoWebhook(String),
     /// The caller may not do this.
     #[error("{0}")]
     Forbidden(String),
@@ -205,9 +208,11 @@ impl From<Error> for Problem {
             Error::NameTaken(_) => ProblemCode::NameTaken,
             Error::AgentLive(_) => ProblemCode::AgentLive,
             Error::DrainInProgress(_) => ProblemCode::DrainInProgress,
-            Error::NoDrain(_) | Error::NoRebalance(_) | Error::NoShare(_) | Error::NoToken(_) => {
-                ProblemCode::NotFound
-            }
+            Error::NoDrain(_)
+            | Error::NoRebalance(_)
+            | Error::NoShare(_)
+            | Error::NoToken(_)
+            | Error::NoWebhook(_) => ProblemCode::NotFound,
             Error::Forbidden(_) => ProblemCode::Forbidden,
             Error::VersionMismatch(_) => ProblemCode::VersionMismatch,
             Error::IdempotencyKeyReused => ProblemCode::IdempotencyKeyReused,

@@ -7,8 +7,9 @@
 //! (`migrate`); all of it leaves history (`events`). `explain` says why a session waits and `simulate` what
 //! the loss of agents would do; `bulk` does to many what is done to one; `brake` holds what cannot be
 //! undone, `limits` ends what nobody uses, `scaling` says how many agents are needed, `import` brings
-//! sessions in from another control plane. `access` says who may do what, `audit` who did. `upkeep` does what happens by itself, `wakeups` says who should
-//! look. `store` is the database and no feature, `http` the web and no feature.
+//! sessions in from another control plane. `access` says who may do what, `audit` who did; `webhooks`
+//! send history to addresses. `upkeep` does what happens by itself, `wakeups` says who should look. `store` is
+//! the database and no feature, `http` the web and no feature.
 
 pub mod access;
 pub mod agents;
@@ -32,6 +33,7 @@ pub mod inventory;
 pub mod leases;
 pub mod limits;
 pub mod migrate;
+pub mod outgoing;
 pub mod pools;
 pub mod postgres;
 pub mod problem;
@@ -46,4 +48,5 @@ pub mod store;
 pub mod telemetry;
 pub mod upkeep;
 pub mod wakeups;
+pub mod webhooks;
 pub mod wire;

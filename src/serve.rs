@@ -16,6 +16,7 @@ use crate::app::{App, Settings};
 use crate::config::Config;
 use crate::postgres::{Options, PrivatePostgres};
 use crate::store::{self, listen, migrate};
+use crate::webhooks::address::Allowed;
 use crate::wire::tls::Tls;
 use crate::wire::{self, Limits};
 
@@ -112,6 +113,7 @@ pub async fn prepare(config: Config) -> Result<Prepared, Fatal> {
         max_requests: config.wire.max_requests as usize,
         rate_limit_per_minute: config.wire.rate_limit_per_minute,
         cors_origins: config.wire.cors_origins.clone(),
+        webhook_allow: Allowed::new(config.wire.webhook_allow.clone()),
     })?;
     if config.is_open() {
         warn_of_tokens(&app).await;

@@ -23,6 +23,13 @@ const EXPECTED: &[(&str, &str)] = &[
     ("revoke_token", "A"),
     ("rotate_token", "A"),
     ("list_audit", "AO"),
+    ("list_webhooks", "AO"),
+    ("create_webhook", "AO"),
+    ("get_webhook", "AO"),
+    ("patch_webhook", "AO"),
+    ("delete_webhook", "AO"),
+    ("rotate_webhook", "AO"),
+    ("test_webhook", "AO"),
     ("list_pools", "AOV"),
     ("get_pool", "AOV"),
     ("put_pool", "AO"),
@@ -90,6 +97,7 @@ struct Things {
     session: String,
     command: String,
     token: String,
+    webhook: String,
 }
 
 struct World {
@@ -138,7 +146,12 @@ async fn things(server: &TestServer, tenant: &str) -> Things {
         tenant: Some(tenant.to_owned()),
         ..new(Role::Viewer)
     };
+    // Nothing is sent there: it is no address of the public Internet.
+    let body = json!({"name": "w", "url": "https://localhost/", "tenant": tenant});
+    let webhook = server.call(ROOT, "POST", "/v1/webhooks", body).await;
+    let webhook = webhook.ok(201)["webhook"]["id"].clone();
     Things {
+        webhook: webhook.as_str().expect("an id").to_owned(),
         pool,
         agent: name,
         incarnation: agent.incarnation,
@@ -189,6 +202,7 @@ impl Things {
             session: Uuid::now_v7().to_string(),
             command: Uuid::now_v7().to_string(),
             token: Uuid::now_v7().to_string(),
+            webhook: Uuid::now_v7().to_string(),
             ..self.clone()
         }
     }
@@ -199,6 +213,7 @@ impl Things {
             .replace("{session}", &self.session)
             .replace("{command}", &self.command)
             .replace("{token}", &self.token)
+            .replace("{webhook}", &self.webhook)
             .replace("{owner}", "alice")
     }
 
@@ -207,6 +222,10 @@ impl Things {
         let incarnation = self.incarnation;
         match operation {
             "create_token" => json!({"name": "x", "role": "enroll", "pools": [self.pool]}),
+            "create_webhook" => {
+                json!({"name": "x", "url": "https://localhost/", "pool": self.pool})
+            }
+            "patch_webhook" => json!({"name": "y"}),
             "put_pool" => json!({"platform": "process"}),
             "patch_pool" => json!({"placement": "pack"}),
             "put_owner" => json!({"weight": 2}),
@@ -301,6 +320,7 @@ fn told(answer: &Answer, things: &Things) -> (u16, String, String) {
         &things.session,
         &things.command,
         &things.token,
+        &things.webhook,
     ] {
         detail = detail.replace(name, "…");
     }
@@ -362,6 +382,15 @@ async fn again(world: &World, of: &Operation) {
         let body = json!({"pool": world.own.pool});
         world.server.call(ROOT, "POST", &path, body).await.ok(200);
     }
+    if of.id == "delete_webhook" {
+        let client = world.server.database.client().await;
+        let text = format!(
+            "INSERT INTO webhooks (id, name, url, tenant, secret, position, created_by) \
+             VALUES ('{}', 'w', 'https://localhost/', 'acme', sha256('x'), 0, 'x')",
+            world.own.webhook
+        );
+        client.batch_execute(&text).await.expect("it is back");
+    }
     if of.id == "delete_owner" {
         let path = format!("/v1/pools/{}/owners/alice", world.own.pool);
         world
@@ -379,7 +408,7 @@ fn foreign_is_hidden(
     (nothing, of_nothing): (&Answer, &Things),
     what: &str,
 ) {
-    let named = ["{pool}", "{agent}", "{session}", "{token}"];
+    let named = ["{pool}", "{agent}", "{session}", "{token}", "{webhook}"];
     let is_named = named.iter().any(|name| of.path.contains(name));
     match of.id.as_str() {
         // By what the body names.
@@ -388,6 +417,9 @@ fn foreign_is_hidden(
         }
         "create_token" => {
             foreign.is_problem(403, "forbidden", what);
+        }
+        "create_webhook" => {
+            foreign.is_problem(422, "validation_failed", what);
         }
         "bulk_agents" | "bulk_sessions" => {
             assert_eq!(foreign.json()["matched"], 0, "{what}: {foreign:?}");

@@ -8,6 +8,9 @@ use lessor_protocol::Role;
 use serde_json::{Value, json};
 
 use crate::support::access::ROOT;
+use crate::support::agents::Folder;
+use crate::support::authority::Authority;
+use crate::support::process::ServerProcess;
 use crate::support::provider::{AUDIENCE, Provider, Signer, b64, unsigned};
 use crate::support::{TestServer, database, eventually};
 
@@ -25,6 +28,7 @@ async fn server(provider: &Provider) -> TestServer {
             owner_claim: "email".to_owned(),
             tenant_claim: None,
         },
+        console: None,
     };
     let mut server = TestServer::over(database().await, |app| {
         app.admin_token = Some(ROOT.to_owned().into());
@@ -242,4 +246,34 @@ async fn a_stream_ends_with_the_sign_in_that_opened_it() {
         .await
         .expect("it ends");
     server.stop().await;
+}
+
+/// Real providers are spoken to by https, and their certificates are looked at.
+#[tokio::test]
+async fn a_provider_by_https_is_known_by_its_certificate() {
+    let (authority, unknown) = (Authority::new(), Authority::new());
+    let (folder, other) = (Folder::new(), Folder::new());
+    let ca = folder.0.join("ca.pem");
+    std::fs::write(&ca, authority.pem()).expect("it is written");
+    let signer = Signer::es256();
+    let key = || vec![signer.public("k")];
+    let known = Provider::start_tls(key(), &authority, &folder.0).await;
+    let stranger = Provider::start_tls(key(), &unknown, &other.0).await;
+    let database = database().await;
+    for (provider, status) in [(&known, 200), (&stranger, 503)] {
+        let issuer = provider.issuer();
+        let environment = [
+            ("SSL_CERT_FILE", ca.to_str().expect("a path")),
+            ("LESSOR_OIDC_ISSUER", &issuer),
+            ("LESSOR_OIDC_AUDIENCE", AUDIENCE),
+            ("LESSOR_OIDC_ROLES_CLAIM", "realm_access.roles"),
+            ("LESSOR_OIDC_ROLES", "ops=operator"),
+        ];
+        let server = ServerProcess::start_with(&database.url, &environment, None).await;
+        let ann = signer.jwt("k", &claims(provider, "ann@example.org", "ops"));
+        let call = reqwest::Client::new().get(format!("{}/v1/pools", server.url));
+        let answer = call.bearer_auth(ann).send().await.expect("an answer");
+        assert_eq!(answer.status(), status, "{issuer}");
+    }
+    assert_eq!(stranger.asked(), 0);
 }

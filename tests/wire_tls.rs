@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use lessor::wire::Limits;
 use lessor::wire::tls::{Files, Tls};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -15,28 +14,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::support::agents::Folder;
+use crate::support::authority::Authority;
 use crate::support::process::ServerProcess;
 use crate::support::{TestServer, database, eventually};
-
-/// An authority that signs for tests.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key");
-        Self(CertifiedIssuer::self_signed(params, key).expect("an authority"))
-    }
-
-    /// A certificate for `localhost` and its key, PEM.
-    fn signs(&self) -> (String, String) {
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
-        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
-        (certificate.pem(), key.serialize_pem())
-    }
-}
 
 /// The files of a server, in a folder of its own.
 struct OnDisk {
@@ -65,7 +45,7 @@ impl OnDisk {
 
     fn files(&self, client_ca: Option<&Authority>, client_required: bool) -> Files {
         if let Some(authority) = client_ca {
-            self.write("ca.pem", &authority.0.pem());
+            self.write("ca.pem", &authority.pem());
         }
         Files {
             cert: self.path("cert.pem"),
@@ -94,7 +74,7 @@ async fn ask(
     offer: &[&str],
 ) -> Result<(String, Option<String>), std::io::Error> {
     let mut roots = RootCertStore::empty();
-    roots.add(trusted.0.der().clone()).expect("an authority");
+    roots.add(trusted.der()).expect("an authority");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -31,6 +31,7 @@ mod shares;
 mod simulate;
 mod tenants;
 mod tokens;
+mod webhooks;
 mod words;
 
 pub use agents::*;
@@ -56,6 +57,7 @@ pub use shares::*;
 pub use simulate::*;
 pub use tenants::*;
 pub use tokens::*;
+pub use webhooks::*;
 pub use words::*;
 
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use lessor_protocol::ProblemCode;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
@@ -14,6 +14,7 @@ use super::caller::Caller;
 use super::oidc::Oidc;
 use super::secret;
 use super::tokens::{Tokens, Watch};
+use crate::http::bearer;
 use crate::problem::Problem;
 
 /// Who is let in.
@@ -57,6 +58,12 @@ impl Access {
         (access, watch)
     }
 
+    /// Who says who people are, if anybody.
+    #[must_use]
+    pub fn oidc(&self) -> Option<&Oidc> {
+        self.oidc.as_ref()
+    }
+
     /// The caller of a request with these headers.
     ///
     /// # Errors
@@ -98,17 +105,6 @@ pub fn invalid() -> Problem {
     Problem::new(ProblemCode::Unauthenticated, "The token is not valid")
 }
 
-/// The token of `Authorization: Bearer <token>`; the scheme's case does not matter (RFC 9110, 11.1).
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers
-        .get(header::AUTHORIZATION)?
-        .to_str()
-        .ok()?
-        .trim()
-        .split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
 impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Access")
@@ -120,6 +116,7 @@ impl fmt::Debug for Access {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::header;
     use tokio_util::sync::CancellationToken;
 
     use super::*;

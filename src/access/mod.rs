@@ -38,8 +38,8 @@ pub use bearer::{Access, AccessMode, invalid};
 pub use caller::Caller;
 pub use state::{Grant, Reach, Scope};
 
-/// How long the old token works beside the new one unless it is said.
-const DEFAULT_OVERLAP_SECONDS: f64 = 3600.0;
+/// How long the old secret works beside the new one unless it is said.
+pub const DEFAULT_OVERLAP_SECONDS: f64 = 3600.0;
 
 /// Who looks after tokens.
 #[derive(Clone, Debug)]

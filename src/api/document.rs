@@ -1,4 +1,4 @@
-//! The OpenAPI document, and the page that shows it offline.
+//! The OpenAPI document.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use axum::Router;
 use axum::http::{HeaderValue, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use serde_json::json;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{InfoBuilder, OpenApiBuilder, Server};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_swagger_ui::SwaggerUi;
 
 use super::operations::PROBLEMS;
 use crate::app::App;
@@ -74,7 +74,30 @@ pub fn openapi() -> serde_json::Value {
     let mut document = super::tidy::tidy(&document);
     super::values::describe(&mut document);
     super::links::add(&mut document);
+    document["webhooks"] = deliveries();
     document
+}
+
+/// What webhooks send, as the document describes calls that are made and not taken.
+fn deliveries() -> serde_json::Value {
+    let header = |name: &str, about: &str| json!({"name": name, "in": "header", "required": true, "description": about, "schema": {"type": "string"}});
+    json!({"delivery": {"post": {
+        "operationId": "receive_delivery",
+        "tags": ["webhooks"],
+        "summary": "Receive a delivery",
+        "description": "What is sent to the address of a webhook, until it is answered with 2xx.",
+        "security": [],
+        "parameters": [
+            header("webhook-id", "The same when it is sent again"),
+            header("webhook-timestamp", "When it is sent, in seconds of Unix time"),
+            header("webhook-signature", "`v1,` and the base64 of the HMAC-SHA256 of `<id>.<timestamp>.<body>`; two, with a space between them, while an old secret signs too"),
+        ],
+        "requestBody": {"required": true, "content": {"application/json":
+            {"schema": {"$ref": "#/components/schemas/WebhookDelivery"}}}},
+        "responses": {"2XX": {"description": "It was taken"},
+            "410": {"description": "Nothing is wanted any more: the webhook is disabled"},
+            "default": {"description": "It is sent again"}},
+    }}})
 }
 
 /// The document as it is served, printed and committed: pretty, with a line feed at its end.
@@ -83,7 +106,7 @@ pub fn text() -> String {
     format!("{:#}\n", openapi())
 }
 
-/// `/openapi.json` and `/docs`.
+/// `/openapi.json`.
 pub fn routes() -> Router<Arc<App>> {
     let json = text();
     let document = move || {
@@ -99,10 +122,5 @@ pub fn routes() -> Router<Arc<App>> {
                 .into_response()
         }
     };
-    let docs: Router<Arc<App>> = SwaggerUi::new("/docs")
-        .config(utoipa_swagger_ui::Config::from("/openapi.json"))
-        .into();
-    Router::new()
-        .route("/openapi.json", get(document))
-        .merge(docs)
+    Router::new().route("/openapi.json", get(document))
 }

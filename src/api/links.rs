@@ -44,6 +44,11 @@ const MADE: &[Made] = &[
         tells: &[("session", "$response.body#/id")],
     },
     Made {
+        by: "create_webhook",
+        statuses: &["201"],
+        tells: &[("webhook", "$response.body#/webhook/id")],
+    },
+    Made {
         by: "create_command",
         statuses: &["201"],
         tells: &[

@@ -47,6 +47,45 @@ const CREATE: &[ProblemCode] = &[
 pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
     ("get_versions", &[]),
     ("list_audit", &[ValidationFailed]),
+    ("list_webhooks", &[ValidationFailed]),
+    (
+        "create_webhook",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            TransitionNotAllowed,
+        ],
+    ),
+    ("get_webhook", &[NotFound]),
+    (
+        "patch_webhook",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            NotFound,
+            VersionMismatch,
+        ],
+    ),
+    (
+        "delete_webhook",
+        &[NotFound, VersionMismatch, ValidationFailed],
+    ),
+    (
+        "rotate_webhook",
+        &[
+            MalformedJson,
+            BodyTooLarge,
+            MediaType,
+            ValidationFailed,
+            NotFound,
+            VersionMismatch,
+        ],
+    ),
+    ("test_webhook", &[NotFound]),
     ("list_tokens", &[ValidationFailed]),
     (
         "create_token",
@@ -351,13 +390,49 @@ pub const PROBLEMS: &[(&str, &[ProblemCode])] = &[
     ),
 ];
 
-/// Schemas that only the problem responses refer to.
+/// Schemas that no handler's own answer refers to.
 pub fn extra_schemas() -> Vec<(String, RefOr<Schema>)> {
-    use lessor_protocol::{EventGap, FieldError, Problem};
+    use lessor_protocol::{DeliveryType, EventGap, FieldError, Problem, WebhookDelivery};
     vec![
         (EventGap::name().into_owned(), EventGap::schema()),
+        (DeliveryType::name().into_owned(), DeliveryType::schema()),
+        (
+            WebhookDelivery::name().into_owned(),
+            WebhookDelivery::schema(),
+        ),
         (Problem::name().into_owned(), Problem::schema()),
         (FieldError::name().into_owned(), FieldError::schema()),
         (ProblemCode::name().into_owned(), ProblemCode::schema()),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Method;
+
+    use super::*;
+    use crate::access::rules::{Kind, RULES};
+    use crate::http::is_agents_own;
+
+    #[test]
+    fn which_calls_are_agents_own_is_said_alike() {
+        let document = crate::api::openapi();
+        let mut by_path = Vec::new();
+        for (path, item) in document["paths"].as_object().expect("paths") {
+            for (method, operation) in item.as_object().expect("operations") {
+                let method = method.to_uppercase();
+                let method = Method::from_bytes(method.as_bytes()).expect("a method");
+                if is_agents_own(&method, path) {
+                    by_path.push(operation["operationId"].as_str().expect("an id"));
+                }
+            }
+        }
+        by_path.sort_unstable();
+        let mut unlimited = UNLIMITED.to_vec();
+        unlimited.sort_unstable();
+        assert_eq!(by_path, unlimited);
+        for rule in RULES.iter().filter(|rule| rule.kind == Kind::Works) {
+            assert!(unlimited.contains(&rule.operation), "{}", rule.operation);
+        }
+    }
 }

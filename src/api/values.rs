@@ -34,6 +34,7 @@ const NAMES: &[(&str, &str)] = &[
     ("NewSession", "name"),
     ("Migrate", "pool"),
     ("Migrate", "resource_domain"),
+    ("NewWebhook", "tenant"),
 ];
 
 /// What a command is to do.
@@ -68,6 +69,10 @@ const TEXTS: &[(&str, &str, usize)] = &[
     ("BulkRequest", "reason", 1024),
     ("AgentBulkRequest", "reason", 1024),
     ("InventoryResource", "platform_resource_id", 1024),
+    ("NewWebhook", "name", 128),
+    ("NewWebhook", "owner", 256),
+    ("WebhookPatch", "name", 128),
+    ("WebhookPatch", "owner", 256),
 ];
 
 /// Operations whose bodies may be left out, since all in them may be: those that take an `OptionalJson`.
@@ -78,6 +83,7 @@ const WITHOUT_BODY: &[&str] = &[
     "drain_pool",
     "rebalance_pool",
     "rotate_token",
+    "rotate_webhook",
     "simulate_pool",
 ];
 
@@ -129,7 +135,7 @@ fn parameter(parameter: &mut Value) {
         of.as_str().unwrap_or_default(),
     ) {
         ("path", "pool" | "agent" | "session") => name(schema),
-        ("path", "command") => schema["format"] = json!("uuid"),
+        ("path", "command" | "webhook") => schema["format"] = json!("uuid"),
         ("path", "owner") => text(schema, 256),
         ("query", "reason") => text(schema, 1024),
         ("query", "label") => schema["items"]["pattern"] = json!(LABEL),

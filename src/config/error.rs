@@ -31,6 +31,16 @@ pub enum ConfigError {
     /// Nobody would issue them.
     #[error("LESSOR_OIDC_AUDIENCE is set without LESSOR_OIDC_ISSUER. Say where people sign in.")]
     AudienceWithoutIssuer,
+    /// There is nowhere to do it.
+    #[error(
+        "LESSOR_OIDC_CONSOLE_CLIENT_ID is set without LESSOR_OIDC_ISSUER. Say where people sign in."
+    )]
+    ConsoleWithoutIssuer,
+    /// There would be none to send.
+    #[error(
+        "LESSOR_OIDC_CONSOLE_TOKEN is id, and LESSOR_OIDC_CONSOLE_SCOPES lacks openid, without which no provider gives one."
+    )]
+    NoIdTokenAskedFor,
     /// It is there and says nothing, which may mean the wrong thing.
     #[error("{0} is set but empty. Give it a value, or unset it.")]
     Empty(&'static str),

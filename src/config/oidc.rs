@@ -1,10 +1,11 @@
 //! The options of signing in.
 
 use axum::http::Uri;
+use clap::builder::NonEmptyStringValueParser;
 use lessor_protocol::Role;
 
 use super::ConfigError;
-use crate::access::oidc::{Mapping, OF_PEOPLE, Settings};
+use crate::access::oidc::{Console, ConsoleToken, Mapping, OF_PEOPLE, Settings};
 
 /// Where people sign in, and what they may do.
 #[derive(Clone, Debug, clap::Args)]
@@ -56,6 +57,34 @@ pub struct OidcConfig {
         value_name = "CLAIM"
     )]
     pub tenant_claim: Option<String>,
+
+    /// Lets people sign in at the page `/docs`: the id under which the provider knows it, as a public client
+    #[arg(
+        long = "oidc-console-client-id",
+        env = "LESSOR_OIDC_CONSOLE_CLIENT_ID",
+        value_name = "ID",
+        value_parser = NonEmptyStringValueParser::new()
+    )]
+    pub console_client_id: Option<String>,
+
+    /// What that page asks the provider for, apart by spaces
+    #[arg(
+        long = "oidc-console-scopes",
+        env = "LESSOR_OIDC_CONSOLE_SCOPES",
+        value_name = "SCOPES",
+        default_value = "openid"
+    )]
+    pub console_scopes: String,
+
+    /// Which of the provider's tokens that page sends: its access token, or its ID token
+    #[arg(
+        long = "oidc-console-token",
+        env = "LESSOR_OIDC_CONSOLE_TOKEN",
+        value_name = "TOKEN",
+        value_enum,
+        default_value_t = ConsoleToken::Access
+    )]
+    pub console_token: ConsoleToken,
 }
 
 impl OidcConfig {
@@ -63,8 +92,26 @@ impl OidcConfig {
         match (&self.issuer, &self.audience) {
             (Some(_), None) => Err(ConfigError::IssuerWithoutAudience),
             (None, Some(_)) => Err(ConfigError::AudienceWithoutIssuer),
+            (None, None) if self.console_client_id.is_some() => {
+                Err(ConfigError::ConsoleWithoutIssuer)
+            }
+            _ if self
+                .console()
+                .is_some_and(|console| asks_for_no_id(&console)) =>
+            {
+                Err(ConfigError::NoIdTokenAskedFor)
+            }
             _ => Ok(()),
         }
+    }
+
+    fn console(&self) -> Option<Console> {
+        let scopes = self.console_scopes.split_whitespace();
+        Some(Console {
+            client_id: self.console_client_id.clone()?,
+            scopes: scopes.map(str::to_owned).collect(),
+            token: self.console_token,
+        })
     }
 
     /// What the service needs of it; none where nobody signs in.
@@ -84,8 +131,14 @@ impl OidcConfig {
                 owner_claim: self.owner_claim.clone(),
                 tenant_claim: self.tenant_claim.clone(),
             },
+            console: self.console(),
         })
     }
+}
+
+/// A provider gives an ID token to who asks for `openid` only.
+fn asks_for_no_id(console: &Console) -> bool {
+    console.token == ConsoleToken::Id && !console.scopes.iter().any(|scope| scope == "openid")
 }
 
 /// An issuer is an https URL; plain http is for one on this machine.
@@ -113,7 +166,56 @@ fn role(value: &str) -> Result<(String, Role), String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        oidc: OidcConfig,
+    }
+
+    const PROVIDER: [&str; 4] = [
+        "--oidc-issuer",
+        "https://id.example",
+        "--oidc-audience",
+        "a",
+    ];
+
+    fn oidc(provider: &[&str], console: &[&str]) -> Result<Option<Settings>, ConfigError> {
+        let arguments = ["lessor"].iter().chain(provider).chain(console);
+        let oidc = Cli::try_parse_from(arguments).expect("arguments").oidc;
+        oidc.validate().map(|()| oidc.settings())
+    }
+
+    #[test]
+    fn people_sign_in_at_the_documentation_where_it_is_a_client() {
+        let settings = oidc(&PROVIDER, &[]).expect("settings");
+        assert_eq!(settings.and_then(|settings| settings.console), None);
+        let id = ["--oidc-console-client-id", "c"];
+        let console = |more: &[&str]| {
+            let settings = oidc(&PROVIDER, &[&id, more].concat()).expect("settings");
+            let console = settings.and_then(|settings| settings.console);
+            let console = console.expect("it is a client");
+            (console.scopes.join(","), console.token.field())
+        };
+        assert_eq!(console(&[]), ("openid".to_owned(), "access_token"));
+        let more = ["--oidc-console-scopes", " openid  api://x/use"];
+        assert_eq!(console(&more).0, "openid,api://x/use");
+        assert_eq!(console(&["--oidc-console-token", "id"]).1, "id_token");
+        let nowhere = oidc(&[], &id).expect_err("no provider");
+        assert_eq!(nowhere, ConfigError::ConsoleWithoutIssuer);
+        let scopes = [
+            "--oidc-console-scopes",
+            "profile",
+            "--oidc-console-token",
+            "id",
+        ];
+        let none = oidc(&PROVIDER, &[&id[..], &scopes].concat()).expect_err("no openid");
+        assert_eq!(none, ConfigError::NoIdTokenAskedFor);
+        assert!(Cli::try_parse_from(["lessor", "--oidc-console-client-id", ""]).is_err());
+    }
 
     #[test]
     fn an_issuer_is_reached_safely_or_is_here() {

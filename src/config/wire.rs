@@ -66,6 +66,10 @@ pub struct WireConfig {
     /// The proxies whose `X-Forwarded-For` or `Forwarded` is believed, as addresses or networks between commas
     #[arg(long, env = "LESSOR_TRUSTED_PROXIES", value_name = "NETWORKS", value_delimiter = ',', value_parser = network)]
     pub trusted_proxies: Vec<IpNet>,
+
+    /// Where webhooks may be sent besides the public Internet, and by plain http, as addresses or networks between commas
+    #[arg(long, env = "LESSOR_WEBHOOK_ALLOW", value_name = "NETWORKS", value_delimiter = ',', value_parser = network)]
+    pub webhook_allow: Vec<IpNet>,
 }
 
 impl WireConfig {

@@ -40,7 +40,8 @@ use crate::error::Result;
 
 pub use row::{EventRow, LedgerRow};
 pub use sequencer::settle;
-pub use tail::Tail;
+pub use store::Kept;
+pub use tail::{Tail, kept};
 
 /// An event on its way into the inbox; serialized, it is an argument of the statement that writes.
 #[derive(Clone, Debug, Serialize)]
@@ -76,6 +77,25 @@ pub struct NewEvent {
 pub fn start(app: &Arc<App>, tasks: &TaskTracker, stop: &CancellationToken) {
     tasks.spawn(sequencer::run(Arc::clone(app), stop.clone()));
     tasks.spawn(tail::run(Arc::clone(app), stop.clone()));
+}
+
+/// The first events, up to 200, of the positions after `after` and up to `until` that pass a filter.
+///
+/// # Errors
+/// `DatabaseUnavailable`.
+pub async fn page(
+    app: &App,
+    filter: state::Filter,
+    after: i64,
+    until: i64,
+) -> Result<Vec<lessor_protocol::Event>> {
+    let rows = app
+        .db
+        .read("events::page", move |conn| {
+            Box::pin(async move { store::page(conn, &filter, after, until).await })
+        })
+        .await?;
+    Ok(rows.into_iter().map(Into::into).collect())
 }
 
 /// Deletes events that are past retention, a batch; whether there may be more.

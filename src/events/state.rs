@@ -76,8 +76,16 @@ impl Kinds {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
+        Self::of(text.split(',').map(str::trim))
+    }
+
+    /// From a list of them, which may be empty.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
         let mut kinds = Self::default();
-        for word in text.split(',').map(str::trim) {
+        for word in words {
             let (name, begins) = match word.strip_suffix('*') {
                 Some(before) => (before, true),
                 None => (word, false),

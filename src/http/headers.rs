@@ -5,19 +5,24 @@
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
+/// Which pages of other sites share a group of windows with this one.
+pub const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
+
+const POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; \
+     frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
+
 const PAGES: [(HeaderName, &str); 4] = [
-    (
-        header::CONTENT_SECURITY_POLICY,
-        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; \
-         frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
-    ),
+    (header::CONTENT_SECURITY_POLICY, POLICY),
     (header::X_FRAME_OPTIONS, "DENY"),
     (header::REFERRER_POLICY, "no-referrer"),
-    (
-        HeaderName::from_static("cross-origin-opener-policy"),
-        "same-origin",
-    ),
+    (OPENER_POLICY, "same-origin"),
 ];
+
+/// The policy of a page whose scripts may also call one other origin. None if that is no header.
+#[must_use]
+pub fn policy_with(origin: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(&format!("{POLICY}; connect-src 'self' {origin}")).ok()
+}
 
 /// Adds them to the headers of an answer; what a handler has said stays.
 pub(super) fn secure(headers: &mut HeaderMap) {

@@ -12,6 +12,7 @@
 //! What it does not do: routes, handlers, and anything with the database.
 
 mod accept;
+mod authorization;
 mod body;
 mod body_error;
 mod client;
@@ -36,10 +37,12 @@ mod validate;
 mod words;
 
 pub use accept::{Format, wants_text};
+pub use authorization::bearer;
 pub use body::{HashedJson, Json, MAX_BODY_BYTES, OptionalJson};
 pub use client::{ClientAddress, Proxies, SlowAfter, household};
 pub use etag::{Preconditions, etag, not_modified};
 pub use gate::{Gate, Place};
+pub use headers::{OPENER_POLICY, policy_with};
 pub use idempotency::IdempotencyKey;
 pub use labels::label_filter;
 pub use layers::{Edge, RequestId, apply};
@@ -49,7 +52,7 @@ pub use page::{Cursor, DEFAULT_LIMIT, MAX_LIMIT, PageQuery, Paging, decode_curso
 pub use parse::MAX_DEPTH;
 pub use path::{Path, Resolved};
 pub use query::Query;
-pub use rate::RateLimit;
+pub use rate::{RateLimit, is_agents_own};
 pub use table::{Item, ItemAndRows, Listing, TableRow, table};
 pub use validate::{Checks, MAX_LABEL_BYTES, MAX_LABELS, MAX_NAME_BYTES, is_moment, is_tenant};
 pub use words::words;

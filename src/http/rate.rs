@@ -15,11 +15,12 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
 use lessor_protocol::ProblemCode;
 use sha2::{Digest, Sha256};
 
+use super::authorization::bearer;
 use super::client::{ClientAddress, household};
 use crate::problem::Problem;
 
@@ -89,7 +90,7 @@ impl RateLimit {
     ) -> Result<Left, Box<Response>> {
         let now = Instant::now();
         let address = client.map(|client| household(client.0));
-        let taken = match (bearer(headers), address) {
+        let taken = match (token(headers), address) {
             (Some(token), Some(address)) => self
                 .look(Key::Guesses(address), now)
                 .and_then(|_| self.take(Key::Token(token), now)),
@@ -205,10 +206,9 @@ pub fn is_agents_own(method: &Method, path: &str) -> bool {
     }
 }
 
-/// The digest of the bearer token, whatever it is worth.
-fn bearer(headers: &HeaderMap) -> Option<[u8; 32]> {
-    let value = headers.get(header::AUTHORIZATION)?;
-    Some(Sha256::digest(value.as_bytes()).into())
+/// The digest of the bearer token, whatever it is worth and however it is written.
+fn token(headers: &HeaderMap) -> Option<[u8; 32]> {
+    Some(Sha256::digest(bearer(headers)?).into())
 }
 
 fn seconds_up(duration: Duration) -> u64 {
@@ -217,6 +217,8 @@ fn seconds_up(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::header;
+
     use super::*;
 
     fn from(address: &str) -> Option<ClientAddress> {
@@ -297,6 +299,22 @@ mod tests {
             Key::Guesses([1, 1, 1, 1].into())
         );
         assert!(buckets.full_at.is_empty());
+    }
+
+    #[test]
+    fn a_token_has_one_bucket_however_it_is_written() {
+        let limit = RateLimit::per_minute(3);
+        for written in ["Bearer abc", "bearer abc", "BEARER  abc "] {
+            assert!(limit.enter(&with(written), None).is_ok(), "{written}");
+        }
+        assert!(limit.enter(&with("Bearer abc"), None).is_err());
+        assert!(limit.enter(&with("Bearer abd"), None).is_ok());
+        // What is no token counts for its address.
+        let here = from("192.0.2.1");
+        for other in ["Basic a", "Basic b", "abc"] {
+            assert!(limit.enter(&with(other), here).is_ok(), "{other}");
+        }
+        assert!(limit.enter(&with("Basic c"), here).is_err());
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! Opening connections, with TLS as the URL says (`target.rs`).
 
-use std::sync::{Arc, OnceLock};
-
 use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::AsyncPgConnection;
 use tokio_postgres::config::Host;
@@ -10,6 +8,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::target::Target;
 use crate::error::{Error, Result};
+use crate::outgoing;
 
 /// The TLS side of a connection.
 type Tls = <MakeRustlsConnect as tokio_postgres::tls::MakeTlsConnect<Socket>>::Stream;
@@ -64,26 +63,10 @@ pub async fn dedicated(url: &str) -> Result<AsyncPgConnection> {
     })
 }
 
-/// TLS to whoever has a certificate that this system trusts. One set-up for the process: reading the system's certificates takes milliseconds.
+/// TLS to whoever has a certificate that this system trusts.
 pub(super) fn tls() -> Result<MakeRustlsConnect> {
-    static TLS: OnceLock<std::result::Result<MakeRustlsConnect, String>> = OnceLock::new();
-    TLS.get_or_init(|| {
-        let mut roots = rustls::RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        for error in &found.errors {
-            tracing::warn!(%error, "a certificate of the system could not be read");
-        }
-        roots.add_parsable_certificates(found.certs);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(MakeRustlsConnect::new(config))
-    })
-    .clone()
-    .map_err(Error::Internal)
+    let config = outgoing::tls().map_err(Error::Internal)?;
+    Ok(MakeRustlsConnect::new(config))
 }
 
 /// The error with its causes: tokio-postgres keeps the interesting part in the source.

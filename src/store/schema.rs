@@ -236,3 +236,34 @@ diesel::table! {
         version -> BigInt,
     }
 }
+
+diesel::table! {
+    webhooks (id) {
+        id -> Uuid,
+        name -> Text,
+        url -> Text,
+        kinds -> Array<Text>,
+        pool -> Nullable<Text>,
+        owner -> Nullable<Text>,
+        tenant -> Nullable<Text>,
+        enabled -> Bool,
+        disabled_reason -> Nullable<Text>,
+        secret -> Bytea,
+        old_secret -> Nullable<Bytea>,
+        old_secret_until -> Nullable<Timestamptz>,
+        position -> BigInt,
+        sending_to -> Nullable<BigInt>,
+        failures -> Integer,
+        failing_since -> Nullable<Timestamptz>,
+        next_attempt_at -> Timestamptz,
+        last_failure_at -> Nullable<Timestamptz>,
+        last_failure -> Nullable<Text>,
+        last_success_at -> Nullable<Timestamptz>,
+        taken_until -> Nullable<Timestamptz>,
+        takes -> BigInt,
+        created_by -> Text,
+        created_at -> Timestamptz,
+        updated_at -> Timestamptz,
+        version -> BigInt,
+    }
+}

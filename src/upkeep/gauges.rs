@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::access::Reach;
 use crate::app::App;
 use crate::error::Result;
-use crate::{events, import, inventory, pools, scaling};
+use crate::{events, import, inventory, pools, scaling, webhooks};
 
 /// How often gauges are set, if that takes little.
 const EVERY: Duration = Duration::from_secs(5);
@@ -50,6 +50,7 @@ async fn run(app: &Arc<App>) -> Result<()> {
     inventory::gauges(app).await?;
     events::gauges(app).await?;
     import::gauges(app).await?;
+    webhooks::gauges(app).await?;
     for (kind, open, idle) in app.db.usage() {
         metrics::gauge!("lessor_db_connections", "kind" => kind, "state" => "open")
             .set(open as f64);

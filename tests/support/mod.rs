@@ -4,14 +4,17 @@
 
 pub mod access;
 pub mod agents;
+pub mod authority;
 pub mod balancer;
 pub mod checks;
+pub mod desk;
 pub mod platform;
 pub mod postgres;
 pub mod process;
 pub mod provider;
 pub mod random;
 pub mod raw;
+pub mod receiver;
 pub mod rules;
 pub mod runbook;
 

@@ -1,6 +1,8 @@
-//! A small OpenID Connect provider: it publishes keys, and signs what it is told to.
+//! A small OpenID Connect provider: it publishes keys, and signs what it is told to. People sign in at its
+//! desk, if that is open (`desk.rs`).
 
-use std::sync::{Arc, Mutex};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -9,12 +11,17 @@ use axum::routing::get;
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use lessor::wire::Limits;
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256,
     RSA_PSS_SHA256, RsaKeyPair,
 };
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::authority::Authority;
+use super::desk::{self, Desk};
 
 /// For whom its JWTs are.
 pub const AUDIENCE: &str = "lessor-of-the-tests";
@@ -155,12 +162,13 @@ fn rsa() -> Box<RsaKeyPair> {
 
 /// What it publishes.
 #[derive(Default)]
-struct Published {
+pub(super) struct Published {
     issuer: String,
     keys: Vec<Value>,
     is_away: bool,
     /// How often its keys were asked for.
     asked: usize,
+    pub(super) desk: Option<Desk>,
 }
 
 /// The provider.
@@ -174,46 +182,89 @@ impl Provider {
             .await
             .expect("a free port");
         let issuer = format!("http://{}", listener.local_addr().expect("an address"));
-        let provider = Self(Arc::new(Mutex::new(Published {
-            issuer,
-            keys,
-            ..Published::default()
-        })));
-        let router = Router::new()
-            .route("/.well-known/openid-configuration", get(discovery))
-            .route("/keys", get(keys_of))
-            .with_state(provider.clone());
+        let provider = Self::publishing(issuer, keys);
+        let router = provider.router();
         tokio::spawn(async move { axum::serve(listener, router).await.expect("it serves") });
         provider
     }
 
+    /// As [`Provider::start`], by https, with a certificate for `localhost` of this authority.
+    pub async fn start_tls(keys: Vec<Value>, authority: &Authority, folder: &Path) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        let provider = Self::publishing(format!("https://localhost:{port}"), keys);
+        let (router, tls) = (provider.router(), authority.serves(folder));
+        let stop = CancellationToken::new();
+        tokio::spawn(async move {
+            lessor::wire::serve(listener, router, Limits::default(), Some(tls), stop)
+                .await
+                .expect("it serves");
+        });
+        provider
+    }
+
+    fn publishing(issuer: String, keys: Vec<Value>) -> Self {
+        Self(Arc::new(Mutex::new(Published {
+            issuer,
+            keys,
+            ..Published::default()
+        })))
+    }
+
+    fn router(&self) -> Router {
+        Router::new()
+            .route("/.well-known/openid-configuration", get(discovery))
+            .route("/keys", get(keys_of))
+            .merge(desk::routes())
+            .with_state(self.clone())
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Published> {
+        self.0.lock().expect("the lock")
+    }
+
     pub fn issuer(&self) -> String {
-        self.0.lock().expect("the lock").issuer.clone()
+        self.lock().issuer.clone()
     }
 
     /// How often its keys were asked for.
     pub fn asked(&self) -> usize {
-        self.0.lock().expect("the lock").asked
+        self.lock().asked
     }
 
     /// Publishes other keys from now on.
     pub fn publish(&self, keys: Vec<Value>) {
-        self.0.lock().expect("the lock").keys = keys;
+        self.lock().keys = keys;
     }
 
     /// Answers with errors from now on.
     pub fn go_away(&self) {
-        self.0.lock().expect("the lock").is_away = true;
+        self.lock().is_away = true;
+    }
+
+    /// Answers again.
+    pub fn come_back(&self) {
+        self.lock().is_away = false;
     }
 }
 
 async fn discovery(State(provider): State<Provider>) -> impl IntoResponse {
-    let issuer = provider.issuer();
-    Json(json!({"issuer": issuer, "jwks_uri": format!("{issuer}/keys")}))
+    let published = provider.lock();
+    if published.is_away {
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
+    let issuer = &published.issuer;
+    let mut discovery = json!({"issuer": issuer, "jwks_uri": format!("{issuer}/keys")});
+    if published.desk.is_some() {
+        desk::describe(issuer, &mut discovery);
+    }
+    Json(discovery).into_response()
 }
 
 async fn keys_of(State(provider): State<Provider>) -> impl IntoResponse {
-    let mut published = provider.0.lock().expect("the lock");
+    let mut published = provider.lock();
     published.asked += 1;
     if published.is_away {
         return StatusCode::BAD_GATEWAY.into_response();

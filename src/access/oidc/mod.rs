@@ -5,10 +5,14 @@
 //! the polls and streams that it opened end then too.
 //!
 //! What this does not do: sign anybody in. Programs do that with the provider (authorization code with
-//! PKCE, for example) and bring the JWT; no password and no code comes here.
+//! PKCE, for example) and bring the JWT; no password and no code comes here. The page of the documentation
+//! is such a program, and is told here where to do that (`console.rs`).
 
 mod claims;
+mod console;
+mod kept;
 mod keys;
+mod provider;
 mod verify;
 
 use std::sync::Arc;
@@ -21,9 +25,13 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 pub use claims::{Mapping, OF_PEOPLE, Person};
+pub use console::{Console, ConsoleToken, Endpoints};
 
+use self::kept::Kept;
 use self::keys::Keys;
+use self::provider::Provider;
 use super::bearer::invalid;
+use crate::error::Error;
 use crate::problem::Problem;
 
 /// The longest JWT.
@@ -41,6 +49,8 @@ pub struct Settings {
     pub audience: String,
     /// What claims mean.
     pub mapping: Mapping,
+    /// How people sign in at the page of the documentation, if they do.
+    pub console: Option<Console>,
 }
 
 /// A sign-in that was found true.
@@ -58,7 +68,9 @@ pub struct Oidc(Arc<Inner>);
 
 struct Inner {
     settings: Settings,
+    provider: Provider,
     keys: Keys,
+    endpoints: Kept<Endpoints>,
 }
 
 impl Oidc {
@@ -66,10 +78,33 @@ impl Oidc {
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn new(settings: Settings) -> Result<Self, String> {
+    pub fn new(settings: Settings) -> Result<Self, Error> {
         verify::install();
-        let keys = Keys::new(&settings.issuer)?;
-        Ok(Self(Arc::new(Inner { settings, keys })))
+        Ok(Self(Arc::new(Inner {
+            provider: Provider::new(&settings.issuer)?,
+            keys: Keys::new(),
+            endpoints: Kept::new("where people sign in"),
+            settings,
+        })))
+    }
+
+    /// How people sign in at the page of the documentation, if they do.
+    #[must_use]
+    pub fn console(&self) -> Option<&Console> {
+        self.0.settings.console.as_ref()
+    }
+
+    /// Where they do that; none while that cannot be told, for which the log has the reason.
+    pub async fn endpoints(&self) -> Option<Endpoints> {
+        let Inner {
+            settings,
+            provider,
+            endpoints,
+            ..
+        } = &*self.0;
+        let all = |endpoints: &Endpoints| Some(endpoints.clone());
+        let ask = || async { console::endpoints(&settings.issuer, &provider.discover().await?) };
+        endpoints.find(all, ask).await.ok().flatten()
     }
 
     /// Whether a bearer is of this kind at all.
@@ -84,12 +119,18 @@ impl Oidc {
     /// `unauthenticated` where it proves nothing; `forbidden` where it allows nothing;
     /// `database_unavailable` where the provider is away and its key is not known.
     pub async fn sign_in(&self, jwt: &str) -> Result<SignIn, Problem> {
-        let Inner { settings, keys } = &*self.0;
+        let Inner {
+            settings,
+            provider,
+            keys,
+            ..
+        } = &*self.0;
         if jwt.len() > MAX_BYTES {
             return Err(invalid());
         }
         let header = decode_header(jwt).map_err(refuse)?;
-        let found = keys.find(header.kid.as_deref().unwrap_or_default()).await;
+        let id = header.kid.as_deref().unwrap_or_default();
+        let found = keys.find(provider, id).await;
         let key = found.map_err(|_| {
             Problem::new(
                 ProblemCode::DatabaseUnavailable,
