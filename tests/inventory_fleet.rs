@@ -25,7 +25,8 @@ use crate::support::{TestAgent, TestServer, eventually, report};
 
 const AGENTS: usize = 20;
 const DOMAINS: usize = 4;
-const ROUNDS: usize = 40;
+const ROUNDS: usize = 18;
+const DEATHS: usize = 4;
 const QUARANTINE_SECONDS: f64 = 1.0;
 
 /// What one resource really is, whatever inventories say.
@@ -48,6 +49,8 @@ struct Yard {
     /// Nobody does harm any more, nobody sends inventories by itself.
     is_quiet: AtomicBool,
     is_over: AtomicBool,
+    /// Rounds of all agents together.
+    rounds: AtomicUsize,
     deleted: AtomicUsize,
     adopted: AtomicUsize,
 }
@@ -150,6 +153,7 @@ impl Member {
             if self.yard.is_over.load(Ordering::Relaxed) {
                 return;
             }
+            self.yard.rounds.fetch_add(1, Ordering::Relaxed);
             if let Err(error) = self.works().await {
                 self.comes_back(&error).await;
             }
@@ -176,7 +180,8 @@ impl Member {
     /// Claims, and does what it is told.
     async fn works(&mut self) -> Result<(), lessor_client::Error> {
         let agent = self.now();
-        let mut body = agent.claim_body(3, 0.1);
+        let is_quiet = self.yard.is_quiet.load(Ordering::Relaxed);
+        let mut body = agent.claim_body(3, if is_quiet { 1.0 } else { 0.1 });
         body.dropped = std::mem::take(&mut self.dropped);
         let claimed = agent.client.claim(&agent.name, &body).await?;
         for id in claimed.lost {
@@ -481,7 +486,7 @@ impl Fleet {
         };
         let live = self.server().client.list_agents(&filter);
         let live = live.await.expect("a page").items;
-        assert!(live.len() > AGENTS / 2, "{} live", live.len());
+        assert_eq!(live.len(), AGENTS - DEATHS);
         let told = live.into_iter().enumerate().map(|(n, found)| {
             let client = &self.servers[n % 3].client;
             let mut agent = TestAgent::new(client, &found.name, ("p", &found.resource_domain), 10);
@@ -530,10 +535,10 @@ async fn users_and_deaths(
     tasks: &mut Vec<tokio::task::JoinHandle<()>>,
     random: &Random,
 ) {
-    let events = "SELECT count(*) FROM lease_ledger WHERE accepted_at IS NOT NULL";
-    for step in 1..=12 {
+    let rounds = &fleet.yard.rounds;
+    for step in 1..=3 * DEATHS {
         eventually("some work was done", || async {
-            count(fleet.server(), events).await >= 8 * step
+            rounds.load(Ordering::Relaxed) >= 25 * step
         })
         .await;
         let id = random.pick(&fleet.sessions).to_string();
@@ -542,7 +547,7 @@ async fn users_and_deaths(
             .delete_session(&id, &DeleteSession::default())
             .await
             .expect("202");
-        // One of each domain, at whatever it does.
+        // Some die at whatever they do.
         if step % 3 == 0 {
             let dead = tasks.remove(random.below(tasks.len()));
             dead.abort();
@@ -562,6 +567,11 @@ async fn a_fleet_with_whole_partial_late_repeated_and_lying_inventories_leaves_n
     users_and_deaths(&fleet, &mut tasks, &random).await;
     fleet.yard.is_quiet.store(true, Ordering::Relaxed);
     fleet.settles().await;
+    let live = "SELECT count(*) FROM agents WHERE live";
+    eventually("the dead are known to be dead", || async {
+        count(fleet.server(), live).await == tasks.len() as i64
+    })
+    .await;
 
     // Two more resources go, of one session that is to start again and of one that is not.
     let policies = [RestartPolicy::OnFailure, RestartPolicy::Never];
