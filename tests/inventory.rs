@@ -630,7 +630,8 @@ async fn bad_input_is_refused_with_its_place() {
 type Platform = BTreeMap<String, InventoryResource>;
 
 #[tokio::test]
-async fn a_fleet_with_random_work_deletes_all_that_is_unwanted_and_nothing_else() {
+async fn random_work_at_three_servers_one_call_after_another_deletes_what_is_unwanted_and_nothing_else()
+ {
     let first = TestServer::start().await;
     let servers = [first.beside().await, first.beside().await, first];
     let server = &servers[2];
