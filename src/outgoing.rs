@@ -2,29 +2,50 @@
 
 use std::sync::{Arc, OnceLock};
 
-use rustls::ClientConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 
-/// TLS to whoever has a certificate that this system trusts (`SSL_CERT_FILE` and `SSL_CERT_DIR` say which
-/// those are). Made once: reading the system's certificates takes milliseconds.
+/// How TLS is spoken. By name: nothing in this process installs a default.
+#[must_use]
+pub fn provider() -> CryptoProvider {
+    rustls::crypto::ring::default_provider()
+}
+
+/// TLS that does not know yet whom it trusts.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, String> {
+    ClientConfig::builder_with_provider(Arc::new(provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())
+}
+
+/// The authorities that this system trusts (`SSL_CERT_FILE` and `SSL_CERT_DIR` say which those are). Read once:
+/// that takes milliseconds.
+pub fn roots() -> Arc<RootCertStore> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    let roots = ROOTS.get_or_init(|| {
+        let mut roots = RootCertStore::empty();
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::warn!(%error, "a certificate of the system could not be read");
+        }
+        roots.add_parsable_certificates(found.certs);
+        Arc::new(roots)
+    });
+    Arc::clone(roots)
+}
+
+/// TLS to whoever has a certificate that this system trusts. Made once, so that sessions are resumed.
 ///
 /// # Errors
 /// When TLS cannot be set up.
 pub fn tls() -> Result<ClientConfig, String> {
     static TLS: OnceLock<Result<ClientConfig, String>> = OnceLock::new();
     TLS.get_or_init(|| {
-        let mut roots = rustls::RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        for error in &found.errors {
-            tracing::warn!(%error, "a certificate of the system could not be read");
-        }
-        roots.add_parsable_certificates(found.certs);
-        // By name: nothing in this process installs a default.
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        Ok(ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth())
+        let trusting = builder()?.with_root_certificates(roots());
+        Ok(trusting.with_no_client_auth())
     })
     .clone()
 }

@@ -7,34 +7,14 @@ use std::process::{Child, Output, Stdio};
 use lessor::postgres::{Cluster, Options};
 use lessor::store;
 use lessor_protocol::PoolSpec;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixStream};
 use tokio_postgres::config::Host;
 
 use crate::support::agents::Folder;
+use crate::support::authority::Authority;
 use crate::support::process::ServerProcess;
 use crate::support::{TestAgent, TestServer, database, eventually};
-
-/// An authority, with its certificate in a file.
-struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-    file: String,
-}
-
-impl Authority {
-    fn new(folder: &Folder, name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().expect("a key");
-        let issuer = CertifiedIssuer::self_signed(params, key).expect("an authority");
-        let file = folder.0.join(name);
-        std::fs::write(&file, issuer.pem()).expect("its file");
-        let file = file.to_str().expect("text").to_owned();
-        Self { issuer, file }
-    }
-}
 
 /// A PostgreSQL on a TCP port, with a certificate for `localhost`.
 struct Postgres {
@@ -52,9 +32,7 @@ impl Postgres {
         };
         let made = tokio::task::spawn_blocking(move || Cluster::prepare(&options));
         let cluster = made.await.expect("the task").expect("a cluster");
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
-        let certificate = params.signed_by(&key, &authority.issuer);
+        let (certificate, key) = authority.signs();
         let write = |name: &str, text: &str| {
             let path = cluster.data.join(name);
             std::fs::write(&path, text).expect("a file");
@@ -62,8 +40,8 @@ impl Postgres {
             std::fs::set_permissions(&path, private).expect("its mode");
             cluster.account.own(&path).expect("its owner");
         };
-        write("server.crt", &certificate.expect("a certificate").pem());
-        write("server.key", &key.serialize_pem());
+        write("server.crt", &certificate);
+        write("server.key", &key);
         write(
             "hba.conf",
             "local all all trust\nhost all all 127.0.0.1/32 trust\n",
@@ -153,12 +131,14 @@ async fn speaks(url: &str) -> Result<bool, String> {
 #[tokio::test]
 async fn the_url_and_the_authority_decide_whether_and_to_whom_tls_is_spoken() {
     let folder = Folder::new();
-    let right = Authority::new(&folder, "right ca.pem");
-    let wrong = Authority::new(&folder, "wrong ca.pem");
+    let right = Authority::named("right ca.pem");
+    let wrong = Authority::named("wrong ca.pem");
     let postgres = Postgres::start(&folder, &right).await;
-    let with = |parameters: &str, authority: &Authority| {
-        let file = std::path::Path::new(&authority.file);
-        store::trusting(&postgres.url("localhost", parameters), Some(file))
+    let right = right.file(&folder.0, "right ca.pem");
+    let wrong = wrong.file(&folder.0, "wrong ca.pem");
+    let with = |parameters: &str, file: &str| {
+        let file = Some(std::path::Path::new(file));
+        store::trusting(&postgres.url("localhost", parameters), file)
     };
     for mode in [
         "",
@@ -185,7 +165,7 @@ async fn the_url_and_the_authority_decide_whether_and_to_whom_tls_is_spoken() {
     }
     // By another name than that of its certificate.
     let by_address = |mode: &str| {
-        let file = std::path::Path::new(&right.file);
+        let file = std::path::Path::new(&right);
         let url = postgres.url("127.0.0.1", &format!("sslmode={mode}"));
         store::trusting(&url, Some(file))
     };
@@ -227,19 +207,21 @@ async fn lessor(url: &str, authority: &str, arguments: &[&str]) -> Output {
 #[tokio::test]
 async fn a_service_speaks_tls_with_its_database_and_listens_over_it() {
     let folder = Folder::new();
-    let right = Authority::new(&folder, "right.pem");
-    let wrong = Authority::new(&folder, "wrong.pem");
+    let right = Authority::named("right.pem");
+    let wrong = Authority::named("wrong.pem");
     let postgres = Postgres::start(&folder, &right).await;
+    let right = right.file(&folder.0, "right.pem");
+    let wrong = wrong.file(&folder.0, "wrong.pem");
     let url = postgres.url("localhost", "sslmode=verify-full");
     for arguments in [
         &["migrate"][..],
         &["token", "create", "--name", "first", "--role", "admin"],
         &["restore-fence"],
     ] {
-        let output = lessor(&url, &right.file, arguments).await;
+        let output = lessor(&url, &right, arguments).await;
         assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
-    let trusted = [("LESSOR_DATABASE_CA", right.file.as_str())];
+    let trusted = [("LESSOR_DATABASE_CA", right.as_str())];
     let server = ServerProcess::start_with(&url, &trusted, None).await;
     let pool = PoolSpec::on("process");
     server.client.put_pool("p", &pool).await.expect("a pool");
@@ -261,7 +243,7 @@ async fn a_service_speaks_tls_with_its_database_and_listens_over_it() {
 
     // Another authority: it says why it does not come up, and does not.
     let said = folder.0.join("said");
-    let mistrusted = [("LESSOR_DATABASE_CA", wrong.file.as_str())];
+    let mistrusted = [("LESSOR_DATABASE_CA", wrong.as_str())];
     let mut other = ServerProcess::begin(&url, &mistrusted, Some(&said)).await;
     eventually("it says why", || async {
         let said = std::fs::read_to_string(&said).unwrap_or_default();

@@ -253,8 +253,7 @@ async fn a_stream_ends_with_the_sign_in_that_opened_it() {
 async fn a_provider_by_https_is_known_by_its_certificate() {
     let (authority, unknown) = (Authority::new(), Authority::new());
     let (folder, other) = (Folder::new(), Folder::new());
-    let ca = folder.0.join("ca.pem");
-    std::fs::write(&ca, authority.pem()).expect("it is written");
+    let ca = authority.file(&folder.0, "ca.pem");
     let signer = Signer::es256();
     let key = || vec![signer.public("k")];
     let known = Provider::start_tls(key(), &authority, &folder.0).await;
@@ -263,7 +262,7 @@ async fn a_provider_by_https_is_known_by_its_certificate() {
     for (provider, status) in [(&known, 200), (&stranger, 503)] {
         let issuer = provider.issuer();
         let environment = [
-            ("SSL_CERT_FILE", ca.to_str().expect("a path")),
+            ("SSL_CERT_FILE", ca.as_str()),
             ("LESSOR_OIDC_ISSUER", &issuer),
             ("LESSOR_OIDC_AUDIENCE", AUDIENCE),
             ("LESSOR_OIDC_ROLES_CLAIM", "realm_access.roles"),

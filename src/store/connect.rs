@@ -8,7 +8,6 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::target::Target;
 use crate::error::{Error, Result};
-use crate::outgoing;
 
 /// The TLS side of a connection.
 type Tls = <MakeRustlsConnect as tokio_postgres::tls::MakeTlsConnect<Socket>>::Stream;
@@ -61,12 +60,6 @@ pub async fn dedicated(url: &str) -> Result<AsyncPgConnection> {
     diesel(url).await.map_err(|error| {
         Error::DatabaseUnavailable(format!("Lessor's database, {}: {error}", describe(url)))
     })
-}
-
-/// TLS to whoever has a certificate that this system trusts.
-pub(super) fn tls() -> Result<MakeRustlsConnect> {
-    let config = outgoing::tls().map_err(Error::Internal)?;
-    Ok(MakeRustlsConnect::new(config))
 }
 
 /// The error with its causes: tokio-postgres keeps the interesting part in the source.

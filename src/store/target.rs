@@ -34,6 +34,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::url::{Parameters, take_out};
 use crate::error::{Error, Result};
+use crate::outgoing;
 
 /// A database server.
 #[derive(Clone, Debug)]
@@ -101,31 +102,30 @@ impl Target {
     pub fn tls(&self) -> Result<MakeRustlsConnect> {
         let roots = || self.roots().map_err(Error::Internal);
         let config = match (self.check, &self.authorities) {
-            (Check::AuthorityAndName, None) => return super::connect::tls(),
+            (Check::AuthorityAndName, None) => outgoing::tls().map_err(Error::Internal)?,
             (Check::AuthorityAndName, Some(_)) => builder()?
                 .with_root_certificates(roots()?)
                 .with_no_client_auth(),
             (Check::Authority, _) => {
-                let inner = WebPkiServerVerifier::builder_with_provider(
-                    Arc::new(roots()?),
-                    Arc::new(provider()),
+                let authorities = WebPkiServerVerifier::builder_with_provider(
+                    roots()?,
+                    Arc::new(outgoing::provider()),
                 );
-                let inner = inner.build().map_err(|error| {
+                let authorities = authorities.build().map_err(|error| {
                     Error::Internal(format!("the authorities of the database: {error}"))
                 })?;
-                unusual(Arc::new(AnyName(inner)))?
+                lenient(Some(authorities))?
             }
-            (Check::Nothing, _) => unusual(Arc::new(Unchecked(provider())))?,
+            (Check::Nothing, _) => lenient(None)?,
         };
         Ok(MakeRustlsConnect::new(config))
     }
 
-    fn roots(&self) -> std::result::Result<RootCertStore, String> {
-        let mut roots = RootCertStore::empty();
+    fn roots(&self) -> std::result::Result<Arc<RootCertStore>, String> {
         let Some(file) = &self.authorities else {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            return Ok(roots);
+            return Ok(outgoing::roots());
         };
+        let mut roots = RootCertStore::empty();
         let text = |error: &dyn std::fmt::Display| {
             format!("{file} (LESSOR_DATABASE_CA, or sslrootcert in the URL): {error}")
         };
@@ -137,74 +137,34 @@ impl Target {
         if roots.is_empty() {
             return Err(text(&"there is no certificate in it"));
         }
-        Ok(roots)
+        Ok(Arc::new(roots))
     }
-}
-
-fn provider() -> CryptoProvider {
-    rustls::crypto::ring::default_provider()
 }
 
 fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>> {
-    ClientConfig::builder_with_provider(Arc::new(provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::Internal(error.to_string()))
+    outgoing::builder().map_err(Error::Internal)
 }
 
-fn unusual(verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig> {
+fn lenient(authorities: Option<Arc<WebPkiServerVerifier>>) -> Result<ClientConfig> {
+    let verifier = Lenient {
+        authorities,
+        provider: outgoing::provider(),
+    };
     Ok(builder()?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth())
 }
 
-/// Looks at no certificate. What is said in the handshake has to be signed with its key all the same.
+/// Looks at everything but for whom the certificate is, or at nothing where it knows no authorities. What is
+/// said in the handshake has to be signed with the certificate's key all the same.
 #[derive(Debug)]
-struct Unchecked(CryptoProvider);
-
-impl ServerCertVerifier for Unchecked {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+struct Lenient {
+    authorities: Option<Arc<WebPkiServerVerifier>>,
+    provider: CryptoProvider,
 }
 
-/// Looks at everything but for whom the certificate is. The name is judged last: whoever fails by it alone
-/// has a certificate of the authority.
-#[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
-
-impl ServerCertVerifier for AnyName {
+impl ServerCertVerifier for Lenient {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -214,10 +174,11 @@ impl ServerCertVerifier for AnyName {
         now: UnixTime,
     ) -> std::result::Result<ServerCertVerified, rustls::Error> {
         use CertificateError::{NotValidForName, NotValidForNameContext};
-        let verified = self
-            .0
-            .verify_server_cert(certificate, chain, name, ocsp, now);
-        match verified {
+        let Some(authorities) = &self.authorities else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        // The name is judged last: whoever fails by it alone has a certificate of the authority.
+        match authorities.verify_server_cert(certificate, chain, name, ocsp, now) {
             Err(rustls::Error::InvalidCertificate(
                 NotValidForName | NotValidForNameContext { .. },
             )) => Ok(ServerCertVerified::assertion()),
@@ -231,8 +192,8 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        self.0
-            .verify_tls12_signature(message, certificate, signature)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
     fn verify_tls13_signature(
@@ -241,12 +202,13 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        self.0
-            .verify_tls13_signature(message, certificate, signature)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        let algorithms = &self.provider.signature_verification_algorithms;
+        algorithms.supported_schemes()
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use chrono::Utc;
 use lessor_protocol::{
     CreatedWebhook, DeliveryType, NewWebhook, Webhook, WebhookDelivery, WebhookPatch, WebhookTest,
     tenant_of,
@@ -11,7 +10,7 @@ use uuid::Uuid;
 
 use super::send::Parcel;
 use super::sign::Key;
-use super::state::Verdict;
+use super::state::{GONE, Verdict};
 use super::store::{self, Insert, MOST, Said, WebhookRow};
 use crate::access::{DEFAULT_OVERLAP_SECONDS, Keeper};
 use crate::app::App;
@@ -295,22 +294,13 @@ pub async fn test(app: &App, by: &Keeper, id: Uuid) -> Result<WebhookTest> {
         gap: None,
         events: Vec::new(),
     };
-    let parcel = Parcel {
-        id: format!("{id}_test_{}", Uuid::now_v7()),
-        webhook: id,
-        url: row.url,
-        keys: secrets
-            .iter()
-            .map(|key| Key::of(key))
-            .collect::<Result<_>>()?,
-        at: Utc::now(),
-        body: serde_json::to_vec(&delivery).map_err(|error| Error::Internal(error.to_string()))?,
-    };
+    let name = format!("{id}_test_{}", Uuid::now_v7());
+    let parcel = Parcel::of(name, row.url, &secrets, &delivery)?;
     let begun = Instant::now();
     let outcome = app.webhooks.sender.send(parcel).await;
     let failure = match outcome.verdict {
         Verdict::Taken => None,
-        Verdict::Gone => Some("it answered 410: it wants nothing any more".to_owned()),
+        Verdict::Gone => Some(GONE.to_owned()),
         Verdict::Failed { why, .. } => Some(why),
     };
     Ok(WebhookTest {

@@ -8,7 +8,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
 use lessor_protocol::{DeliveryType, Event, EventGap, WebhookDelivery};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -16,8 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::queue::{self, Done, Taken};
 use super::send::{PATIENCE, Parcel};
-use super::sign::Key;
-use super::state::{self, GIVE_UP_AFTER, Outcome, Verdict};
+use super::state::{self, GIVE_UP_AFTER, GONE, Outcome, Verdict};
 use crate::access::Reach;
 use crate::app::App;
 use crate::error::{Error, Result};
@@ -98,26 +96,30 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
 async fn look(app: &App, (places, failing): (usize, usize)) -> Result<Option<Vec<Taken>>> {
     let count = |places: usize| i32::try_from(places).unwrap_or(i32::MAX);
     let (places, failing) = (count(places), count(failing.min(places)));
+    // Statements, not transactions that tell of themselves: nobody has anything to hear of.
     let taken = app
         .db
-        .write("webhooks::take", move |conn| {
-            Box::pin(async move {
-                if !queue::any(conn).await? {
-                    return Ok(None);
-                }
-                let taken = queue::take(conn, places, failing, HOLD.as_secs_f64()).await?;
-                Ok(Some(taken))
-            })
+        .statement("webhooks::take", move |conn| {
+            Box::pin(queue::take(conn, places, failing, HOLD.as_secs_f64()))
         })
         .await?;
-    Ok(taken)
+    if !taken.is_empty() {
+        return Ok(Some(taken));
+    }
+    let any = app
+        .db
+        .read("webhooks::any", |conn| Box::pin(queue::any(conn)))
+        .await?;
+    Ok(any.then_some(taken))
 }
 
 /// Sends what a webhook has before it until that is all, or it fails.
 async fn work_off(app: &App, mut taken: Taken, stop: &CancellationToken) {
     loop {
         match attempt(app, &taken, stop).await {
-            Ok(Some(position)) => (taken.position, taken.sending_to) = (position, None),
+            Ok(Some(position)) => {
+                (taken.position, taken.sending_to, taken.failures) = (position, None, 0);
+            }
             Ok(None) => return,
             Err(error) => {
                 // In hand until its time is over; then somebody tries again.
@@ -168,16 +170,16 @@ async fn attempt(app: &App, taken: &Taken, stop: &CancellationToken) -> Result<O
             match outcome.verdict {
                 Verdict::Taken => (through(&load, sent, more), more.then_some(load.through)),
                 Verdict::Gone => {
-                    let why = "the receiver answered 410: it wants nothing any more";
-                    tracing::warn!(webhook = %taken.id, "a webhook was disabled: {why}");
-                    (Done::Gone(why.to_owned()), None)
+                    tracing::warn!(webhook = %taken.id, "a webhook was disabled: {GONE}");
+                    (Done::Gone(GONE.to_owned()), None)
                 }
                 Verdict::Failed { why, pause } => (failed(taken, &load, why, pause), None),
             }
         }
     };
-    write_down(app, taken, done).await?;
-    Ok(next)
+    // Where somebody has changed it meanwhile, it is no longer what is in hand.
+    let counts = write_down(app, taken, done).await?;
+    Ok(next.filter(|_| counts))
 }
 
 fn through(load: &Load, sent: bool, more: bool) -> Done {
@@ -210,12 +212,12 @@ fn chance() -> f64 {
     f64::from(byte[0]) / 255.0
 }
 
-async fn write_down(app: &App, taken: &Taken, done: Done) -> Result<()> {
+/// Whether it counts: nobody has taken or changed the webhook since.
+async fn write_down(app: &App, taken: &Taken, done: Done) -> Result<bool> {
     let (id, takes) = (taken.id, taken.takes);
     app.db
-        .write("webhooks::done", move |conn| {
-            let done = done.clone();
-            Box::pin(async move { queue::done(conn, id, takes, done).await })
+        .statement("webhooks::done", move |conn| {
+            Box::pin(queue::done(conn, id, takes, done))
         })
         .await
 }
@@ -287,18 +289,8 @@ fn parcel(taken: &Taken, load: &Load) -> Result<Parcel> {
         gap: load.gap.clone(),
         events: load.events.clone(),
     };
-    Ok(Parcel {
-        id: state::delivery_id(taken.id, first, last),
-        webhook: taken.id,
-        url: taken.url.clone(),
-        keys: taken
-            .secrets
-            .iter()
-            .map(|key| Key::of(key))
-            .collect::<Result<_>>()?,
-        at: Utc::now(),
-        body: serde_json::to_vec(&delivery).map_err(|error| Error::Internal(error.to_string()))?,
-    })
+    let id = state::delivery_id(taken.id, first, last);
+    Parcel::of(id, taken.url.clone(), &taken.secrets, &delivery)
 }
 
 fn count(outcome: &Outcome) {

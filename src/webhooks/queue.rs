@@ -92,8 +92,8 @@ pub enum Done {
     Released,
 }
 
-/// Writes down what came of it, and lets go.
-pub async fn done(conn: &mut Conn, id: Uuid, takes: i64, done: Done) -> Result<()> {
+/// Writes down what came of it, and lets go; whether it counts.
+pub async fn done(conn: &mut Conn, id: Uuid, takes: i64, done: Done) -> Result<bool> {
     let text = match &done {
         Done::Through { .. } => include_str!("through.sql"),
         Done::Failed { .. } => include_str!("failed.sql"),
@@ -125,8 +125,7 @@ pub async fn done(conn: &mut Conn, id: Uuid, takes: i64, done: Done) -> Result<(
         Done::Gone(why) => statement.bind::<Text, _>(why),
         Done::Released => statement,
     };
-    statement.execute(conn).await?;
-    Ok(())
+    Ok(statement.execute(conn).await? == 1)
 }
 
 /// How webhooks are.

@@ -12,12 +12,14 @@ use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue, header};
 use chrono::{DateTime, Utc};
+use lessor_protocol::WebhookDelivery;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use uuid::Uuid;
 
 use super::address::{self, Allowed};
 use super::sign::{self, Key};
 use super::state::Outcome;
+use crate::error::{Error, Result};
 use crate::outgoing;
 
 /// How long a receiver has to answer, its name and its connection included.
@@ -44,6 +46,30 @@ pub struct Parcel {
     pub at: DateTime<Utc>,
     /// The body, JSON.
     pub body: Vec<u8>,
+}
+
+impl Parcel {
+    /// A delivery under this id, for an address, signed by these secrets as of now.
+    ///
+    /// # Errors
+    /// `Internal` where a secret is none.
+    pub fn of(
+        id: String,
+        url: String,
+        secrets: &[Vec<u8>],
+        delivery: &WebhookDelivery,
+    ) -> Result<Self> {
+        let keys = secrets.iter().map(|secret| Key::of(secret));
+        Ok(Self {
+            id,
+            webhook: delivery.webhook_id,
+            url,
+            keys: keys.collect::<Result<_>>()?,
+            at: Utc::now(),
+            body: serde_json::to_vec(delivery)
+                .map_err(|error| Error::Internal(error.to_string()))?,
+        })
+    }
 }
 
 /// Sends to addresses that are allowed.
@@ -87,7 +113,7 @@ impl Sender {
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn new(allowed: Allowed) -> Result<Self, String> {
+    pub fn new(allowed: Allowed) -> std::result::Result<Self, String> {
         let allowed = Arc::new(allowed);
         let client = |encrypted: bool| {
             let guard = Guard {

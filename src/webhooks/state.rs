@@ -15,6 +15,9 @@ const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 /// are kept, so that nothing is lost where somebody enables it in time.
 pub const GIVE_UP_AFTER: Duration = Duration::from_secs(3 * 86_400);
 
+/// What is said of a receiver that wants nothing any more.
+pub const GONE: &str = "it answered 410: it wants nothing any more";
+
 /// What came of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {

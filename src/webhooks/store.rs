@@ -215,7 +215,8 @@ pub async fn change(
         .await?)
 }
 
-/// Gives a webhook whose row is locked a new key; the one before signs too for so long.
+/// Gives a webhook whose row is locked a new key; the one before signs too for so long. What is under way
+/// counts no more, so that what follows is signed anew.
 pub async fn rotate(
     conn: &mut Conn,
     id: Uuid,
@@ -232,6 +233,8 @@ pub async fn rotate(
             webhooks::old_secret.eq(webhooks::secret.nullable()),
             webhooks::old_secret_until.eq(until),
             webhooks::secret.eq(key.bytes()),
+            webhooks::taken_until.eq(None::<DateTime<Utc>>),
+            webhooks::takes.eq(webhooks::takes + 1),
             webhooks::updated_at.eq(diesel::dsl::now),
             webhooks::version.eq(webhooks::version + 1),
         ))

@@ -11,14 +11,12 @@ use axum::routing::get;
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use lessor::wire::Limits;
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256,
     RSA_PSS_SHA256, RsaKeyPair,
 };
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::authority::Authority;
 use super::desk::{self, Desk};
@@ -195,13 +193,7 @@ impl Provider {
             .expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let provider = Self::publishing(format!("https://localhost:{port}"), keys);
-        let (router, tls) = (provider.router(), authority.serves(folder));
-        let stop = CancellationToken::new();
-        tokio::spawn(async move {
-            lessor::wire::serve(listener, router, Limits::default(), Some(tls), stop)
-                .await
-                .expect("it serves");
-        });
+        authority.serve(listener, provider.router(), folder);
         provider
     }
 
