@@ -178,6 +178,77 @@ async fn what_fails_is_sent_again_as_it_was_and_nothing_is_lost() {
     server.stop().await;
 }
 
+/// As many sessions as need two deliveries.
+async fn backlog(server: &TestServer) {
+    let sessions = vec![json!({"pool": "p", "spec": {}}); 150];
+    let body = json!({"sessions": sessions});
+    let made = server.call(ROOT, "POST", "/v1/sessions/batch", body).await;
+    made.ok(201);
+    lessor::events::settle(&server.app)
+        .await
+        .expect("positions");
+}
+
+#[tokio::test]
+async fn pauses_begin_anew_when_something_was_taken() {
+    let server = server().await;
+    server.pool("p", |_| {}).await;
+    let receiver = Receiver::start().await;
+    receiver.answer([500, 500, 204, 500].map(Answer::Status));
+    let (id, _) = hook(&server, &receiver.url, json!({})).await;
+    patch(&server, &id, json!({"enabled": false})).await;
+    backlog(&server).await;
+    patch(&server, &id, json!({"enabled": true})).await;
+    let came = receiver.wait_for(5).await;
+    let header = |at: usize| came[at].header("webhook-id").to_owned();
+    assert_eq!(header(0), header(2));
+    assert_eq!(header(3), header(4));
+    assert_ne!(header(2), header(3));
+    let pause = (came[4].at - came[3].at).as_secs_f64();
+    // The fourth failure in a row would have been followed by three seconds at least.
+    assert!((0.75..2.9).contains(&pause), "{pause}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_changed_while_something_is_under_way_goes_no_further_as_it_was() {
+    let server = server().await;
+    server.pool("p", |_| {}).await;
+    let (old, other) = (Receiver::start().await, Receiver::start().await);
+    let told = std::sync::Arc::new(tokio::sync::Notify::new());
+    let (id, secret) = hook(&server, &old.url, json!({})).await;
+    patch(&server, &id, json!({"enabled": false})).await;
+    backlog(&server).await;
+
+    // Another address.
+    old.answer([Answer::When(std::sync::Arc::clone(&told))]);
+    patch(&server, &id, json!({"enabled": true})).await;
+    old.wait_for(1).await;
+    patch(&server, &id, json!({"url": other.url})).await;
+    eventually("the other has all", || async { ids(&other).len() == 150 }).await;
+    told.notify_one();
+    server.session("p").await;
+    eventually("it goes on there", || async { ids(&other).len() == 151 }).await;
+    assert_eq!(old.came().len(), 1);
+
+    // Another secret.
+    let before = other.came().len();
+    patch(&server, &id, json!({"enabled": false, "after": "0"})).await;
+    other.answer([Answer::When(std::sync::Arc::clone(&told))]);
+    patch(&server, &id, json!({"enabled": true})).await;
+    other.wait_for(before + 1).await;
+    let path = format!("/v1/webhooks/{id}/rotate");
+    let now = json!({"overlap_seconds": 0});
+    server.call(ROOT, "POST", &path, now).await.ok(200);
+    told.notify_one();
+    // The first delivery once more, since it was taken as it was no longer, and the second.
+    let came = other.wait_for(before + 3).await;
+    assert!(came[before].is_signed_by(&secret));
+    let later = &came[before + 1..];
+    assert!(later.iter().all(|came| !came.is_signed_by(&secret)));
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_receiver_that_hangs_is_cut_off_and_keeps_nobody_waiting() {
     let server = server().await;
@@ -389,13 +460,12 @@ async fn nothing_inside_is_connected_to_unless_the_settings_allow_it() {
 async fn https_is_spoken_with_those_whom_the_system_trusts() {
     let (trusted, unknown) = (Authority::new(), Authority::new());
     let (folder, other_folder) = (Folder::new(), Folder::new());
-    let ca = folder.0.join("ca.pem");
-    std::fs::write(&ca, trusted.pem()).expect("it is written");
+    let ca = trusted.file(&folder.0, "ca.pem");
     let good = Receiver::start_tls(&trusted, &folder.0).await;
     let bad = Receiver::start_tls(&unknown, &other_folder.0).await;
     let database = database().await;
     let environment = [
-        ("SSL_CERT_FILE", ca.to_str().expect("a path")),
+        ("SSL_CERT_FILE", ca.as_str()),
         // Both ways in which a machine may resolve it.
         ("LESSOR_WEBHOOK_ALLOW", "127.0.0.0/8,::1"),
     ];

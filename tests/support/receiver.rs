@@ -12,10 +12,9 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use lessor::wire::Limits;
 use lessor_protocol::WebhookDelivery;
 use ring::hmac;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
 use super::authority::Authority;
 use super::eventually;
@@ -60,6 +59,8 @@ pub enum Answer {
     Status(u16),
     /// With a header.
     With(u16, &'static str, String),
+    /// Taken, when this says so.
+    When(Arc<Notify>),
     /// Not within a minute.
     Never,
 }
@@ -90,13 +91,7 @@ impl Receiver {
     /// With a certificate for `localhost` by this authority, whose files are in this folder.
     pub async fn start_tls(authority: &Authority, folder: &Path) -> Self {
         let (receiver, listener) = Self::bind("https", "localhost").await;
-        let (router, tls) = (receiver.router(), authority.serves(folder));
-        let stop = CancellationToken::new();
-        tokio::spawn(async move {
-            lessor::wire::serve(listener, router, Limits::default(), Some(tls), stop)
-                .await
-                .expect("it serves");
-        });
+        authority.serve(listener, receiver.router(), folder);
         receiver
     }
 
@@ -157,6 +152,10 @@ async fn receive(State(receiver): State<Receiver>, headers: HeaderMap, body: Byt
             let value = HeaderValue::from_str(&value).expect("a value");
             let headers = [(HeaderName::from_static(name), value)];
             (status(code), headers).into_response()
+        }
+        Answer::When(told) => {
+            told.notified().await;
+            StatusCode::NO_CONTENT.into_response()
         }
         Answer::Never => {
             tokio::time::sleep(Duration::from_secs(60)).await;
