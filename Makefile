@@ -19,7 +19,7 @@ test: ## Everything that must hold: format, lints, every test
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	tests/openapi/prepare.sh
 	cargo test --locked --workspace --doc --quiet
-	$(MAKE) --no-print-directory bench-check SCENARIO='claims failover start'
+	cargo build --locked --workspace --all-targets
 	cargo nextest run --locked --workspace
 
 bench: ## Measure beside PostgreSQL and beside other queues; SCENARIO=claims for one, ARGS for options
@@ -28,10 +28,10 @@ bench: ## Measure beside PostgreSQL and beside other queues; SCENARIO=claims for
 	$${CARGO_TARGET_DIR:-target}/release/lessor-bench --service $${CARGO_TARGET_DIR:-target}/release/lessor \
 		--peers $${CARGO_TARGET_DIR:-target}/bench-peers --json $${CARGO_TARGET_DIR:-target}/bench.json $(SCENARIO) $(ARGS)
 
-bench-check: ## See that each scenario of the bench works, for a second, without optimisation
+bench-check: ## See that each scenario of the bench works, for a second, without optimisation; SCENARIO=claims for one
+	@scripts/bring test
 	cargo build --locked --workspace --all-targets
-	$${CARGO_TARGET_DIR:-target}/debug/lessor-bench --quick --service $${CARGO_TARGET_DIR:-target}/debug/lessor \
-		--peers $${CARGO_TARGET_DIR:-target}/bench-peers $(SCENARIO)
+	cargo nextest run --locked --workspace -E 'binary_id(lessor-bench::quick) and test(/^$(or $(SCENARIO),.*)$$/)'
 
 fuzz: ## Fuzz each parser for longer: TIME=60 seconds, TARGET=cursors for one of them
 	@scripts/bring test

@@ -4,7 +4,8 @@
 //! scans the table costs seconds with a million waiting sessions.
 
 use lessor::sessions::{DOMAIN_WORK, Next, Reach, Situation, next, write_texts};
-use lessor::store::PLANNED_ONCE;
+use diesel_async::RunQueryDsl;
+use lessor::store::{Db, PLANNED_ONCE};
 use lessor_protocol::{DesiredState, SessionState};
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -428,6 +429,29 @@ async fn compare(client: &Client, s: Situation) {
         (domain_work, pool_work),
         "{s:?}"
     );
+}
+
+#[derive(diesel::QueryableByName)]
+struct Setting {
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    value: String,
+}
+
+#[tokio::test]
+async fn no_statement_is_compiled_by_the_database() {
+    let (database, client) = with_pool().await;
+    // As it is by default; a statement that is estimated dear is then compiled each time it is run.
+    let on = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET jit = on', current_database()); END $$";
+    client.batch_execute(on).await.expect("it is set");
+    let db = Db::new(&database.url, 1, 1).expect("connections");
+    let text = "SELECT current_setting('jit') AS value";
+    let seen: Setting = db
+        .read("jit", move |conn| {
+            Box::pin(async move { Ok(diesel::sql_query(text).get_result(conn).await?) })
+        })
+        .await
+        .expect("an answer");
+    assert_eq!(seen.value, "off");
 }
 
 #[tokio::test]
