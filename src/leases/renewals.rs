@@ -24,7 +24,7 @@ use crate::store::{Conn, Db, MaybeWord, PATIENCE, Statement};
 const MAX_BATCH: usize = 1_000;
 
 /// The least time between two batches of heartbeats; claims do not wait.
-const BEATS_EVERY: Duration = Duration::from_millis(100);
+const BEATS_EVERY: Duration = Duration::from_millis(200);
 
 /// How frequently every server writes the pulse.
 pub const PULSE_EVERY: Duration = Duration::from_secs(1);
