@@ -3,8 +3,8 @@
 //! A queue must be read in the order of its index, whatever the planner knows: a plan that sorts or
 //! scans the table costs seconds with a million waiting sessions.
 
-use lessor::sessions::{DOMAIN_WORK, Next, Reach, Situation, next, write_texts};
 use diesel_async::RunQueryDsl;
+use lessor::sessions::{DOMAIN_WORK, Next, Reach, Situation, next, write_texts};
 use lessor::store::{Db, PLANNED_ONCE};
 use lessor_protocol::{DesiredState, SessionState};
 use tokio_postgres::Client;
@@ -441,7 +441,8 @@ struct Setting {
 async fn no_statement_is_compiled_by_the_database() {
     let (database, client) = with_pool().await;
     // As it is by default; a statement that is estimated dear is then compiled each time it is run.
-    let on = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET jit = on', current_database()); END $$";
+    let on =
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET jit = on', current_database()); END $$";
     client.batch_execute(on).await.expect("it is set");
     let db = Db::new(&database.url, 1, 1).expect("connections");
     let text = "SELECT current_setting('jit') AS value";

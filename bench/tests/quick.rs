@@ -27,7 +27,10 @@ fn peers() -> PathBuf {
 fn lines(scenario: &str) -> Vec<Value> {
     let json = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("quick-{scenario}.json"));
     let mut bench = Command::new(env!("CARGO_BIN_EXE_lessor-bench"));
-    bench.arg("--quick").arg("--service").arg(built().join("lessor"));
+    bench
+        .arg("--quick")
+        .arg("--service")
+        .arg(built().join("lessor"));
     bench.arg("--peers").arg(peers()).arg("--json").arg(&json);
     let ran = bench.arg(scenario).output().expect("the bench can be run");
     let said = String::from_utf8_lossy(&ran.stderr);
@@ -54,7 +57,10 @@ fn works(scenario: &str) {
             Value::Null => Some(1.0),
             reference => reference[1]["median"].as_f64(),
         };
-        assert!(figure.is_some() && of_reference > Some(0.0), "{scenario}: {line}");
+        assert!(
+            figure.is_some() && of_reference > Some(0.0),
+            "{scenario}: {line}"
+        );
     }
 }
 
@@ -71,8 +77,8 @@ macro_rules! scenarios {
 }
 
 scenarios!(
-    claims, parked, wake, servers, polls, heartbeats, failover, list, events, start, claim50, create, life,
-    backlog, owners, soak,
+    claims, parked, wake, servers, polls, heartbeats, failover, list, events, start, claim50,
+    create, life, backlog, owners, soak,
 );
 
 #[test]
