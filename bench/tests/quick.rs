@@ -1,8 +1,8 @@
 //! Each scenario of the bench, run for a second without optimisation: that it works from its beginning to
 //! its end and tells figures. None is judged here: a second on a busy machine says nothing of speed.
 //!
-//! What other queues have to be installed for is installed once, in `target/bench-peers`; of the test
-//! runner's settings only one of those runs at a time.
+//! Other queues are installed once, in `target/bench-peers`: by the test runner's settings the two that
+//! compare with them do not run at the same time.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
