@@ -43,16 +43,17 @@ const MIB_IN_MB: f64 = 1_048_576.0 / 1_000_000.0;
 pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
     let database = bench.database().await?;
     // It migrates.
-    Service::start(bench, &database.url).await?.stop().await?;
+    let service = Service::start(bench, &database.url).await?;
+    let console = console_files(&service).await?;
+    service.stop().await?;
     let settling = if bench.effort.quick { 1 } else { 5 };
-    let (mut starts, mut memory, mut console) = (Vec::new(), Vec::new(), 0.0);
+    let (mut starts, mut memory) = (Vec::new(), Vec::new());
     for round in 0..bench.effort.size(4, 1) * bench.effort.rounds {
         let service = Service::start(bench, &database.url).await?;
         starts.push(service.started_in.as_secs_f64() * 1e3);
         if round < bench.effort.rounds {
             tokio::time::sleep(Duration::from_secs(settling)).await;
             memory.push(service.usage()?.resident_mib * MIB_IN_MB);
-            console = console_files(&service).await?;
         }
         service.stop().await?;
     }
