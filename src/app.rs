@@ -253,6 +253,7 @@ impl App {
 /// A counter that is not there until it is first raised looks like a missing metric.
 fn count_from_zero() {
     metrics::counter!("lessor_claim_statements_total").absolute(0);
+    metrics::counter!("lessor_queue_walks_total").absolute(0);
     metrics::counter!("lessor_leases_expired_total").absolute(0);
     metrics::counter!("lessor_outages_total").absolute(0);
     metrics::counter!("lessor_phase_timeouts_total", "phase" => "terminate").absolute(0);

@@ -55,7 +55,7 @@ async fn backlog(client: &Client, owner: &str, requires: &str, count: i64) {
     client.batch_execute(&text).await.expect("a backlog");
 }
 
-async fn share(server: &TestServer, owner: &str, weight: f64, max_running: Option<i32>) {
+pub(crate) async fn share(server: &TestServer, owner: &str, weight: f64, max_running: Option<i32>) {
     let share = OwnerShare {
         weight,
         max_running,
@@ -76,7 +76,7 @@ async fn labelled(
     agent
 }
 
-async fn relabel(agent: &mut TestAgent, of: &[(&str, &str)]) {
+pub(crate) async fn relabel(agent: &mut TestAgent, of: &[(&str, &str)]) {
     let mut body = agent.registration(&[]);
     body.labels = labels(of);
     let registered = agent.client.register_agent(&agent.name, &body).await;
@@ -84,7 +84,7 @@ async fn relabel(agent: &mut TestAgent, of: &[(&str, &str)]) {
 }
 
 /// Claims and accepts, so that what was given is not given again.
-async fn takes(agent: &TestAgent, most: i32) -> Vec<Assignment> {
+pub(crate) async fn takes(agent: &TestAgent, most: i32) -> Vec<Assignment> {
     let given = agent.claim(most, 5.0).await;
     let reports = given
         .iter()
@@ -114,7 +114,7 @@ async fn park(server: &TestServer, agent: &TestAgent, most: i32) -> Parked {
 
 type Parked = tokio::task::JoinHandle<Result<Claimed, lessor_client::Error>>;
 
-fn by_owner(assignments: &[Assignment]) -> HashMap<String, usize> {
+pub(crate) fn by_owner(assignments: &[Assignment]) -> HashMap<String, usize> {
     let mut got = HashMap::new();
     for assignment in assignments {
         let owner = assignment.session.owner.clone().unwrap_or_default();
@@ -124,7 +124,7 @@ fn by_owner(assignments: &[Assignment]) -> HashMap<String, usize> {
 }
 
 /// A server with a pool whose offers and leases last for longer than any test.
-async fn start() -> TestServer {
+pub(crate) async fn start() -> TestServer {
     let server = TestServer::start().await;
     server
         .pool("p", |pool| {

@@ -22,7 +22,7 @@ use crate::commands;
 use crate::error::Result;
 use crate::pools;
 use crate::sessions::{self, Context};
-use crate::shares::{self, Around, Walk};
+use crate::shares::{self, Around, Memory, Walk, Walked};
 use crate::store::{Conn, LabelsColumn, Statement, Word};
 use crate::wakeups::Hints;
 
@@ -54,6 +54,8 @@ pub struct Round {
     pub starts: usize,
     /// Where to begin to look for queues of starts.
     pub walk: Walk,
+    /// What walks have found that count still.
+    pub memory: Memory,
     /// How to go around what is known to be empty.
     pub around: Around,
     /// Whether some of the starts ask for labels.
@@ -109,6 +111,10 @@ pub struct Done {
     pub unsatisfied: bool,
     /// Where to begin to look for queues the next time.
     pub walk: Walk,
+    /// What is to be remembered of the queues.
+    pub walked: Option<Walked>,
+    /// Whether these agents could perhaps take more than what was remembered.
+    pub look_again: bool,
     /// The heads of queues of starts, and when the round began.
     pub seen: (Vec<Seen>, Option<DateTime<Utc>>),
     /// Domains in which there was more.
@@ -192,7 +198,10 @@ pub async fn dispatch(conn: &mut Conn, round: &Round) -> Result<Done> {
         candidates.extend(asking.and_then(|asking| candidate(agent, asking, now)));
     }
 
-    let mut given = Given::default();
+    let mut given = Given {
+        walk: round.walk.clone(),
+        ..Given::default()
+    };
     given.held(conn, &ctx, &mut candidates).await?;
     if round.limit > 0 {
         given

@@ -26,7 +26,7 @@ use super::unoffer;
 use super::waiters::{Answer, Waiter, Waiters};
 use super::watermark::{Check, Watermark};
 use crate::error::Error;
-use crate::shares::Walk;
+use crate::shares::{Memory, Walk};
 use crate::store::Db;
 use crate::wakeups::{Hub, PoolHint, Wake};
 
@@ -57,6 +57,8 @@ pub struct Dispatcher {
     selects: bool,
     /// Where the next round begins to look for queues of starts.
     walk: Walk,
+    /// What is remembered of those queues; a round that runs has it.
+    memory: Memory,
     pub(super) watermark: Watermark,
     /// Where what is checked beside the rounds is told, and who waits for it at the end.
     checks: (mpsc::UnboundedSender<Check>, TaskTracker),
@@ -90,6 +92,7 @@ impl Dispatcher {
             starts: 0,
             selects: false,
             walk: Walk::default(),
+            memory: Memory::default(),
             watermark: Watermark::new(Instant::now()),
             checks: (check, tasks),
             tried: BTreeSet::new(),
@@ -174,6 +177,10 @@ impl Dispatcher {
                 if let Some(oldest) = oldest {
                     self.watermark.fall(oldest);
                 }
+                if starts == u32::MAX {
+                    // More than a number can say: also what shares there are may have changed.
+                    self.memory.forget();
+                }
                 self.selects |= selects;
                 self.starts = self.starts.saturating_add(starts as usize);
                 self.domains.extend(domains);
@@ -181,6 +188,7 @@ impl Dispatcher {
             }
             Wake::Everything => {
                 self.watermark.forget();
+                self.memory.forget();
                 self.safety_at = Instant::now();
             }
             Wake::EndPolls => self.end_polls(),
@@ -243,6 +251,7 @@ impl Dispatcher {
             Ok(found) => {
                 if found.starts {
                     // How many is not known: as many as can be given out.
+                    self.memory.forget();
                     self.starts = usize::MAX;
                     self.selects = true;
                 }
@@ -333,6 +342,7 @@ impl Dispatcher {
                 limit,
                 starts,
                 walk: self.walk.clone(),
+                memory: std::mem::take(&mut self.memory),
                 around: self.watermark.around(),
                 selects,
             },
@@ -381,10 +391,25 @@ impl Dispatcher {
             more_starts,
             unsatisfied,
             walk,
+            walked,
+            look_again,
             seen,
             more_domains,
             hints,
         } = done;
+        // The transaction is over, so nobody else has it.
+        let mut round = Arc::unwrap_or_clone(round);
+        if look_again {
+            // What was remembered is not all there is: they are looked at again, without it.
+            let asking = round.asking.iter();
+            self.agents
+                .extend(asking.map(|asking| asking.agent.clone()));
+        } else {
+            self.memory = std::mem::take(&mut round.memory);
+            if let Some(walked) = walked {
+                self.memory.keep(walked, Instant::now());
+            }
+        }
         self.walk = walk;
         if let (seen, Some(at)) = seen {
             self.watermark.saw(seen, at);

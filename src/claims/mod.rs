@@ -16,6 +16,7 @@ mod door;
 mod give;
 pub mod http;
 mod intake;
+mod lines;
 mod newcomers;
 mod placement;
 mod safety;

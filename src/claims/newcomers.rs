@@ -17,12 +17,13 @@ use lessor_protocol::{Action, PoolSpec};
 
 use super::dispatch::{Asking, Done, LockedAgent, Round, candidate};
 use super::give::{Given, item};
+use super::lines::free;
 use super::placement::{Candidate, share_out};
-use super::starts::{free, would_take_a_start};
+use super::starts::would_take_a_start;
 use crate::error::{Error, Result};
 use crate::pools;
 use crate::sessions::{self, Context, Draft, Home, SessionRow, Those};
-use crate::shares::{self, Around, Walk};
+use crate::shares::{self, Around, Memory, Walk};
 use crate::store::{Conn, Db, Statement};
 use crate::wakeups::Hints;
 
@@ -165,6 +166,7 @@ async fn make_in(
         limit: 0,
         starts: 0,
         walk: Walk::default(),
+        memory: Memory::default(),
         around,
         selects: false,
     };

@@ -53,8 +53,8 @@ pub struct Seen {
     pub owner: String,
     /// The rank of its first session, locked by others or not.
     pub rank: i16,
-    /// When that was queued.
-    pub at: DateTime<Utc>,
+    /// When that was queued; none where the round did not look at it, and only counts.
+    pub at: Option<DateTime<Utc>>,
     /// How many were given.
     pub given: u64,
 }
@@ -91,14 +91,15 @@ impl Watermark {
     /// A round has seen the heads of queues; `now` is when its transaction began.
     pub fn saw(&mut self, seen: Vec<Seen>, now: DateTime<Utc>) {
         for seen in seen {
-            let below = seen.at.min(now - LAG);
+            let below = seen.at.map(|at| at.min(now - LAG));
             let place = (seen.key, seen.owner, seen.rank);
             if let Some(mark) = self.marks.get_mut(&place) {
-                mark.below = below;
+                mark.below = below.unwrap_or(mark.below);
                 mark.given = mark.given.saturating_add(seen.given);
                 mark.lately = mark.lately.saturating_add(seen.given);
                 continue;
             }
+            let Some(below) = below else { continue };
             if self.marks.len() >= MAX_MARKS {
                 let least = self.marks.iter().min_by_key(|(_, mark)| mark.lately);
                 let Some((least, mark)) = least else { continue };
@@ -222,7 +223,7 @@ mod tests {
             key: String::new(),
             owner: owner.to_owned(),
             rank,
-            at: at(head),
+            at: Some(at(head)),
             given,
         }
     }
@@ -241,6 +242,21 @@ mod tests {
         assert_eq!(below(&watermark), [(String::new(), 0, at(500))]);
         watermark.saw(vec![seen("", 0, 1_000, 1)], at(1_000));
         assert_eq!(below(&watermark), [(String::new(), 0, at(999))]);
+    }
+
+    #[test]
+    fn a_round_that_has_not_looked_counts_and_moves_nothing() {
+        let mut watermark = Watermark::new(Instant::now());
+        let unseen = Seen {
+            at: None,
+            ..seen("", 0, 0, 32)
+        };
+        watermark.saw(vec![unseen.clone()], at(1_000));
+        watermark.saw(vec![seen("", 0, 500, 32)], at(1_000));
+        assert_eq!(below(&watermark), [], "nothing was known of it before");
+        watermark.fall(at(400));
+        watermark.saw(vec![unseen], at(1_000));
+        assert_eq!(below(&watermark), [(String::new(), 0, at(400))]);
     }
 
     #[test]

@@ -6,8 +6,9 @@
 //! limit has left.
 //!
 //! Invariants:
-//! - A queue costs a round one step over the index, however long it is; one whose selector none of
-//!   the round's agents satisfies costs less.
+//! - A queue costs a walk one step over the index, however long it is; one whose selector none of
+//!   the round's agents satisfies costs less. Where there are many, rounds go on with what a walk found
+//!   ([`Memory`], pure).
 //! - An owner with a limit is locked before its sessions are counted, so that two servers cannot both
 //!   give its last place. Owners are locked after agents and before sessions.
 //! - A lone owner writes nothing.
@@ -16,6 +17,7 @@
 
 mod around;
 pub mod http;
+mod memory;
 mod state;
 mod store;
 mod table;
@@ -28,6 +30,7 @@ use crate::error::{Error, Result};
 use crate::wakeups::Hints;
 
 pub use around::{Around, Range, Spent};
+pub use memory::{Memory, Walked};
 pub use state::{Moved, Turns};
 pub use store::Position;
 pub(crate) use store::{WAITS, limited, places, queues, record, waits, with_waits};

@@ -9,6 +9,8 @@
 //! - The pool's virtual time is that of the owner who was last given something, and only rises.
 //! - A lone owner moves nothing on.
 
+use std::collections::HashMap;
+
 /// The least weight that counts. Virtual times would lose their small digits to smaller ones.
 const MIN_WEIGHT: f64 = 0.001;
 
@@ -130,6 +132,32 @@ impl Turns {
         needs
     }
 
+    /// Begins another round where this one has ended, as if all had been kept and read again; says by how
+    /// much each owner who was given something has moved on.
+    pub fn settle(&mut self) -> HashMap<String, f64> {
+        let mut moved = HashMap::new();
+        for turn in &mut self.turns {
+            if turn.now > turn.start {
+                moved.insert(turn.owner.clone(), turn.now - turn.start);
+                turn.last_start = Some(turn.start);
+            }
+            turn.now = turn.now.max(self.pool_time);
+            turn.start = turn.now;
+        }
+        moved
+    }
+
+    /// Owners have moved on by so much, in another round than this.
+    pub fn given_elsewhere(&mut self, moved: &HashMap<String, f64>) {
+        for turn in &mut self.turns {
+            if let Some(by) = moved.get(&turn.owner) {
+                turn.last_start = Some(turn.now);
+                turn.now += by;
+                turn.start = turn.now;
+            }
+        }
+    }
+
     /// Whether the owner at a place was given something.
     #[must_use]
     pub fn has_moved(&self, place: usize) -> bool {
@@ -155,8 +183,6 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
     use proptest::prelude::*;
 
@@ -211,6 +237,39 @@ mod tests {
         assert_eq!(got.get("d"), Some(&1), "{got:?}");
         let got = pool.round(&four, 80);
         assert!((9..=11).contains(&got["d"]), "{got:?}");
+    }
+
+    #[test]
+    fn rounds_that_go_on_with_what_is_remembered_give_what_those_give_that_read_it_again() {
+        let owners = [("a", 1.0), ("b", 2.0), ("c", 4.0), ("d", 0.3)];
+        let mut pool = pool();
+        let mut remembered = Turns::at(0.0);
+        for (owner, weight) in owners {
+            remembered.join(owner, weight, None);
+        }
+        for round in 0..200 {
+            let slots = 1 + round % 5;
+            let mut got: HashMap<String, usize> = HashMap::new();
+            for _ in 0..slots {
+                let place = remembered.next(|_| true).expect("somebody");
+                *got.entry(remembered.owner(place).to_owned()).or_default() += 1;
+                remembered.give(place);
+            }
+            let moved = remembered.settle();
+            assert_eq!(moved.len(), got.len());
+            assert_eq!(got, pool.round(&owners, slots), "round {round}");
+        }
+    }
+
+    #[test]
+    fn what_others_give_moves_an_owner_on() {
+        let mut turns = Turns::at(0.0);
+        for owner in ["a", "b"] {
+            turns.join(owner, 1.0, None);
+        }
+        turns.given_elsewhere(&HashMap::from([("a".to_owned(), 2.0)]));
+        assert_eq!(turns.needs(&[9, 9], 4), [1, 3]);
+        assert!(!turns.has_moved(0), "that is kept by others");
     }
 
     #[test]

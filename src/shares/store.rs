@@ -203,6 +203,9 @@ pub async fn places(
         .bind::<Array<Text>, _>(owners)
         .load(conn)
         .await?;
+    if limits.is_empty() {
+        return Ok(HashMap::new());
+    }
     let owners: Vec<String> = limits.iter().map(|limit| limit.owner.clone()).collect();
     let running: Vec<RunningRow> = Statement::new(include_str!("running.sql"))
         .bind::<Text, _>(pool.to_owned())
