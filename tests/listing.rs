@@ -115,6 +115,32 @@ async fn a_page_by_a_rare_value_is_found_by_an_index() {
 }
 
 #[tokio::test]
+async fn of_several_labels_the_rarest_is_looked_up() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let database = server.database.clone();
+    let client = database.client().await;
+    fill(&client).await;
+    let read = async || -> i64 {
+        let clear = "SELECT pg_stat_clear_snapshot()";
+        client.query_one(clear, &[]).await.expect("new numbers");
+        let text = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'session_labels_pkey'";
+        client.query_one(text, &[]).await.expect("it").get(0)
+    };
+    let before = read().await;
+    let rare = ids([15_000, 5_000]);
+    for query in ["label=all:x&label=kind:rare", "label=kind:rare&label=all:x"] {
+        assert_eq!(walk(&server, query).await, rare, "{query}");
+    }
+    assert_eq!(walk(&server, "label=all:y&label=kind:rare").await, ids([]));
+    server.stop().await;
+    support::eventually("it is counted", async || read().await > before).await;
+    let read = read().await - before;
+    println!("{read} entries of labels were read");
+    assert!(read < MANY / 2, "{read}");
+}
+
+#[tokio::test]
 async fn labels_are_found_as_they_are_now() {
     let server = TestServer::start().await;
     server.pool("p", |_| {}).await;

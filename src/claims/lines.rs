@@ -81,6 +81,17 @@ fn serves(c: &Candidate, queue: &Queue) -> bool {
     queue.start_domain.as_ref().is_none_or(there) && c.has(&queue.requires)
 }
 
+/// Which owners are next, by their turns, of those who have something that these agents may start.
+fn next_of(found: &Queues, is_served: impl Fn(&Queue) -> bool, wanted: usize) -> Vec<bool> {
+    let mut most = vec![0; found.turns.count()];
+    for queue in found.queues.iter().filter(|queue| is_served(queue)) {
+        most[queue.turn] = usize::MAX;
+    }
+    let some = wanted.saturating_mul(2).saturating_add(SPARE);
+    let needs = found.turns.needs(&most, some);
+    needs.into_iter().map(|needed| needed > 0).collect()
+}
+
 impl Lines {
     /// The queues as they are remembered, if those are enough for so many sessions; by a walk otherwise.
     pub(super) async fn find(
@@ -139,11 +150,10 @@ impl Lines {
         let (asked, unasked) = match remembered_for {
             None => (found.limited.clone(), vec![false; places.len()]),
             Some(wanted) => {
-                let some = wanted.saturating_mul(2).saturating_add(SPARE);
-                let next = found.turns.needs(&places, some);
-                let is_next = next.iter().map(|needed| *needed > 0);
-                let later = next.iter().zip(&places).map(|(n, p)| *n == 0 && *p > 0);
-                (is_next.collect(), later.collect())
+                let next = next_of(&found, is_served, wanted);
+                let later = next.iter().zip(&places).map(|(n, p)| !n && *p > 0);
+                let later = later.collect();
+                (next, later)
             }
         };
         if asked.contains(&true) {
@@ -386,5 +396,32 @@ impl Lines {
         self.lines
             .iter()
             .any(|line| is_open(line) && self.places[line.queue.turn] > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shares::Turns;
+
+    #[test]
+    fn only_those_are_next_of_whom_something_may_be_started() {
+        let mut found = Queues {
+            turns: Turns::at(0.0),
+            ..Queues::default()
+        };
+        for n in 0..100 {
+            let turn = found.turns.join(&format!("o{n:03}"), 1.0, None);
+            found.queues.push(Queue {
+                requires_key: String::new(),
+                requires: Labels::new(),
+                start_domain: (turn < 50).then(|| "elsewhere".to_owned()),
+                turn,
+                head: (0, chrono::DateTime::UNIX_EPOCH),
+            });
+        }
+        let next = next_of(&found, |queue| queue.start_domain.is_none(), 2);
+        let next: Vec<usize> = (0..100).filter(|turn| next[*turn]).collect();
+        assert_eq!(next, (50..50 + 4 + SPARE).collect::<Vec<_>>());
     }
 }

@@ -42,14 +42,17 @@ impl SessionFilter {
 
     /// The query, of those sessions only that the filter matches.
     pub(super) fn narrow<ST: 'static>(self, query: Query<ST>) -> Query<ST> {
-        self.narrow_before(None, query)
+        let keys = self.labels.keys().cloned().collect();
+        self.narrow_before(None, keys, query)
     }
 
     /// As [`SessionFilter::narrow`], where the query asks for ids before one: the planner does not see that
-    /// it could begin there among the labels too.
+    /// it could begin there among the labels too. Only by the labels of these keys are sessions looked up;
+    /// those found are asked for the others.
     pub(super) fn narrow_before<ST: 'static>(
-        self,
+        mut self,
         before: Option<Uuid>,
+        by_labels: Vec<String>,
         mut query: Query<ST>,
     ) -> Query<ST> {
         use sessions::dsl;
@@ -95,7 +98,10 @@ impl SessionFilter {
             // Of the row itself, so that one which is locked is judged by what it has become.
             query = query.filter(dsl::labels.contains(LabelsColumn(self.labels.clone())));
         }
-        for (key, value) in self.labels {
+        for key in by_labels {
+            let Some(value) = self.labels.remove(&key) else {
+                continue;
+            };
             // There they are in the order of lists, so that rare ones and frequent ones are found alike.
             query = query.filter(
                 sql::<Bool>(

@@ -3,8 +3,9 @@
 use chrono::{DateTime, Utc};
 use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::{Bool, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Bool, Json, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
+use lessor_protocol::Labels;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -13,6 +14,7 @@ use super::row::SessionRow;
 use crate::app::App;
 use crate::error::Result;
 use crate::store::schema::sessions;
+use crate::store::{AsJson, Conn, Statement};
 
 /// Where a page of sessions ends.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -68,9 +70,29 @@ pub async fn list(
                     }
                 }
                 let before = after.filter(|_| !filter.asks_for_creation());
-                let query = filter.narrow_before(before.map(|after| after.id), query);
+                let by_labels = by_labels(conn, &filter.labels).await?;
+                let query = filter.narrow_before(before.map(|after| after.id), by_labels, query);
                 Ok(query.load(conn).await?)
             })
         })
         .await
+}
+
+#[derive(QueryableByName)]
+struct Key {
+    #[diesel(sql_type = Text)]
+    key: String,
+}
+
+/// By which labels a page is looked up: by the rarest alone. The planner knows how many sessions have a label
+/// only of the most frequent ones, and would go through those.
+async fn by_labels(conn: &mut Conn, labels: &Labels) -> Result<Vec<String>> {
+    if labels.len() < 2 {
+        return Ok(labels.keys().cloned().collect());
+    }
+    let rarest: Vec<Key> = Statement::new(include_str!("rarest_label.sql"))
+        .bind::<Json, _>(AsJson(labels))
+        .load(conn)
+        .await?;
+    Ok(rarest.into_iter().map(|rarest| rarest.key).collect())
 }

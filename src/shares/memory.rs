@@ -9,7 +9,7 @@
 //! - It says where to look and whose turn it is, never what is given: sessions are picked from their
 //!   queues, locked, in the order of those.
 //! - What a round gave out has moved its owners on here as well as in the tables.
-//! - It is forgotten after a second at most, when shares are changed, and when a round did not find in it
+//! - It is forgotten after two seconds at most, when shares are changed, and when a round did not find in it
 //!   what its agents could have taken. So an owner who is new waits for others that long and no longer,
 //!   and never while somebody is idle.
 
@@ -28,7 +28,7 @@ const WORTHWHILE: usize = 128;
 const TIMES: u32 = 20;
 
 /// For so long it counts at most.
-const AT_MOST: Duration = Duration::from_secs(1);
+const AT_MOST: Duration = Duration::from_secs(2);
 
 /// A round may go on with what is remembered if that has so many queues for each session it wants. With
 /// fewer it would often find too little, and look twice.
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_walk_counts_for_a_second() {
+    fn a_long_walk_counts_for_no_longer_than_others() {
         let (now, mut memory) = (Instant::now(), Memory::default());
         let a = labels("a");
         let mut long = walked(&[&a], 200, now);
