@@ -118,7 +118,7 @@ pub async fn with_two_pools(bench: &Bench) -> Result<(Database, Service)> {
 pub async fn pool(service: &Service, name: &str, lease_ttl_seconds: f64) -> Result<()> {
     let mut connection = service.connect().await?;
     let body = json!({"platform": "process", "lease_ttl_seconds": lease_ttl_seconds,
-        "accept_timeout_seconds": 600, "start_timeout_seconds": 86_400});
+        "accept_timeout_seconds": 3_600, "start_timeout_seconds": 86_400});
     connection
         .put::<Value>(&format!("/v1/pools/{name}"), &body)
         .await?;
