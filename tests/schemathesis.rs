@@ -17,7 +17,7 @@ const SECONDS: u64 = 30;
 const WALKS: u64 = 120;
 
 /// Fewer would not be worth the name.
-const LEAST_CASES: i64 = 1_500;
+const LEAST_CASES: i64 = 700;
 const LEAST_LINKS: u32 = 15;
 
 const TOKEN: &str = "a-token-for-the-fuzzer";
