@@ -102,7 +102,9 @@ fn operations(item: &PathItem) -> impl Iterator<Item = (Method, &str)> {
 
 /// The layer.
 pub async fn pass(State(gate): State<Gate>, request: Request, next: Next) -> Response {
-    match let_in(&gate, request).await {
+    // In boxes of their own: a parked poll holds this for as long as it waits, and of a future it would
+    // hold also the room of what is over and of what is not its way.
+    match Box::pin(let_in(&gate, request)).await {
         Ok((rule, caller, request)) => run(&gate.app, rule, caller, request, next).await,
         Err(problem) => problem.into_response(),
     }
@@ -185,7 +187,7 @@ async fn run(
         Some((Kind::Waits, _)) => until_token_ends(caller, next.run(request)).await,
         Some((Kind::Changes, rule)) if !caller.is_anonymous() => {
             let begun = begun(rule, &caller, &request);
-            audited(app, begun, request, next).await
+            Box::pin(audited(app, begun, request, next)).await
         }
         Some((Kind::Changes | Kind::Reads | Kind::Works, _)) | None => next.run(request).await,
     }
