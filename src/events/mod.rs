@@ -18,6 +18,7 @@
 
 mod batch;
 pub mod http;
+mod inbox;
 mod row;
 mod sequencer;
 pub mod state;

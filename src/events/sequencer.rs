@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::inbox::{Beginning, Noted};
 use super::store::{self, STEP, Step};
 use crate::app::App;
 use crate::error::{Error, Result};
@@ -28,15 +29,29 @@ const TURN: Duration = Duration::from_millis(3);
 
 /// Gives positions until it is cancelled.
 pub async fn run(app: Arc<App>, stop: CancellationToken) {
+    let mut beginning = Beginning::new(Instant::now());
     while !stop.is_cancelled() {
-        let pause = match step(&app).await {
+        let (began, from) = (Instant::now(), beginning.next(Instant::now()));
+        let stepped = step(&app, from).await;
+        let ended = Instant::now();
+        if let Ok(step) = &stepped {
+            let noted = Noted {
+                drawn: step.drawn,
+                next_xid: step.next_xid,
+                oldest_xid: step.oldest_xid,
+            };
+            let left = !step.had_turn || step.moved >= STEP;
+            beginning.stepped(from, noted, left, (began, ended));
+        }
+        let pause = match stepped {
             // Whoever has the turn may have begun before what was committed here.
             Ok(step) if !step.had_turn => TURN,
             Ok(step) if step.moved >= STEP => continue,
             Ok(_) => {
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    () = app.db.committed.notified() => GATHER,
+                    // No more than half of the time, whatever a step takes.
+                    () = app.db.committed.notified() => GATHER.max(ended - began),
                     () = tokio::time::sleep(SAFETY) => Duration::ZERO,
                 }
             }
@@ -54,10 +69,10 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
     }
 }
 
-async fn step(app: &App) -> Result<Step> {
+async fn step(app: &App, from: i64) -> Result<Step> {
     let step = app
         .db
-        .statement("events::sequence", |conn| Box::pin(store::sequence(conn)))
+        .statement("events::sequence", move |conn| Box::pin(store::sequence(conn, from)))
         .await?;
     if step.moved > 0 {
         metrics::counter!("lessor_events_sequenced_total").increment(step.moved.unsigned_abs());
@@ -76,7 +91,7 @@ async fn step(app: &App) -> Result<Step> {
 pub async fn settle(app: &App) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let step = step(app).await?;
+        let step = step(app, 0).await?;
         if step.had_turn && step.moved < STEP {
             return Ok(());
         }

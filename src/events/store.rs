@@ -28,11 +28,22 @@ pub struct Step {
     /// How many events got their position.
     #[diesel(sql_type = BigInt)]
     pub moved: i64,
+    /// The number of the inbox that was drawn last when it began.
+    #[diesel(sql_type = BigInt)]
+    pub drawn: i64,
+    /// The transaction id that came next after that.
+    #[diesel(sql_type = BigInt)]
+    pub next_xid: i64,
+    /// The oldest transaction id that was at work.
+    #[diesel(sql_type = BigInt)]
+    pub oldest_xid: i64,
 }
 
-/// Gives the next positions to what is committed. One statement, its own transaction.
-pub async fn sequence(conn: &mut Conn) -> Result<Step> {
-    let step = Statement::new("-- events::sequence\nSELECT had_turn, moved FROM sequence_events()");
+/// Gives the next positions to what is committed and has a number in the inbox from `from` on. One
+/// statement, its own transaction.
+pub async fn sequence(conn: &mut Conn, from: i64) -> Result<Step> {
+    let text = "-- events::sequence\nSELECT had_turn, moved, drawn, next_xid, oldest_xid FROM sequence_events($1)";
+    let step = Statement::new(text).bind::<BigInt, _>(from);
     Ok(step.get_result(conn).await?)
 }
 
