@@ -199,7 +199,8 @@ async fn assert_plans(client: &Client, when: &str) {
         let limits = plan(client, "text, text[]", LOCK_LIMITED, of, generic).await;
         assert!(!limits.contains("on sessions"), "{when}:\n{limits}");
         let held = PICK_HELD.replace("{columns}", "s.*");
-        let held = plan(client, "text[]", &held, "'{a1,a2}'", generic).await;
+        let of = "'{a1,a2}', '2026-01-01T00:00:00Z'";
+        let held = plan(client, "text[], timestamptz", &held, of, generic).await;
         assert!(
             held.contains("sessions_to_deliver") || held.contains("sessions_by_assignee"),
             "{when}:\n{held}"

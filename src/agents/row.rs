@@ -62,6 +62,7 @@ impl AgentRow {
             name: self.name.clone(),
             incarnation: self.incarnation,
             resource_domain: self.resource_domain.clone(),
+            has_let_lapse: self.offers_lapsed > 0,
         }
     }
 

@@ -46,6 +46,8 @@ pub struct Round {
     pub pool: String,
     /// Who could be given something.
     pub asking: Vec<Asking>,
+    /// From when on something may be due to them of what they hold; none if that is not known.
+    pub due_from: Option<DateTime<Utc>>,
     /// Which domains to look at.
     pub domains: BTreeSet<String>,
     /// How many sessions to pick at most of each kind; 0 looks only at what is held.
@@ -117,6 +119,8 @@ pub struct Done {
     pub look_again: bool,
     /// The heads of queues of starts, and when the round began.
     pub seen: (Vec<Seen>, Option<DateTime<Utc>>),
+    /// Who was told all that was due of what it holds, when the round began.
+    pub told: Vec<String>,
     /// Domains in which there was more.
     pub more_domains: BTreeSet<String>,
     /// Whom to wake.
@@ -141,6 +145,8 @@ pub(super) struct LockedAgent {
     pub(super) slots_used: i32,
     #[diesel(sql_type = Text, deserialize_as = Word<Scheduling>)]
     pub(super) scheduling: Scheduling,
+    #[diesel(sql_type = Bool)]
+    pub(super) has_let_lapse: bool,
     #[diesel(sql_type = Nullable<Timestamptz>)]
     pub(super) passed_over_until: Option<DateTime<Utc>>,
     #[diesel(sql_type = Jsonb, deserialize_as = LabelsColumn)]
@@ -202,7 +208,7 @@ pub async fn dispatch(conn: &mut Conn, round: &Round) -> Result<Done> {
         walk: round.walk.clone(),
         ..Given::default()
     };
-    given.held(conn, &ctx, &mut candidates).await?;
+    given.held(conn, &ctx, round, &mut candidates).await?;
     if round.limit > 0 {
         given
             .domains(conn, &ctx, round, &mut candidates, &by_name)

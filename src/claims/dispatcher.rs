@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use super::dispatch::{Asking, Done, Round, dispatch};
 use super::door::{Door, Inside};
 use super::safety::{self, jittered};
+use super::told::Told;
 use super::unoffer;
 use super::waiters::{Answer, Waiter, Waiters};
 use super::watermark::{Check, Watermark};
@@ -59,6 +60,7 @@ pub struct Dispatcher {
     walk: Walk,
     /// What is remembered of those queues; a round that runs has it.
     memory: Memory,
+    told: Told,
     pub(super) watermark: Watermark,
     /// Where what is checked beside the rounds is told, and who waits for it at the end.
     checks: (mpsc::UnboundedSender<Check>, TaskTracker),
@@ -93,6 +95,7 @@ impl Dispatcher {
             selects: false,
             walk: Walk::default(),
             memory: Memory::default(),
+            told: Told::new(Instant::now()),
             watermark: Watermark::new(Instant::now()),
             checks: (check, tasks),
             tried: BTreeSet::new(),
@@ -189,6 +192,7 @@ impl Dispatcher {
             Wake::Everything => {
                 self.watermark.forget();
                 self.memory.forget();
+                self.told.forget();
                 self.safety_at = Instant::now();
             }
             Wake::EndPolls => self.end_polls(),
@@ -337,6 +341,7 @@ impl Dispatcher {
         Some((
             Round {
                 pool: self.pool.clone(),
+                due_from: self.told.due_from(&chosen, Instant::now()),
                 asking,
                 domains,
                 limit,
@@ -394,6 +399,7 @@ impl Dispatcher {
             walked,
             look_again,
             seen,
+            told,
             more_domains,
             hints,
         } = done;
@@ -413,6 +419,7 @@ impl Dispatcher {
         self.walk = walk;
         if let (seen, Some(at)) = seen {
             self.watermark.saw(seen, at);
+            self.told.told(told, at);
         }
         self.hub.committed(hints);
         self.placement = placement.unwrap_or(self.placement);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use diesel::sql_types::{Array, Text};
+use diesel::sql_types::{Array, Text, Timestamptz};
 use diesel_async::RunQueryDsl;
 use lessor_protocol::{Action, Assignment};
 use uuid::Uuid;
@@ -22,6 +22,9 @@ use crate::wakeups::Hints;
 /// The most that one agent is told about what it holds when it asks for no sessions.
 const MAX_HELD: usize = 1_000;
 
+/// The most of what is held that one round looks at; `pick_held.sql` says it as a literal.
+const MAX_PICKED: usize = 1_000;
+
 /// What a round gives out, while it does.
 #[derive(Default)]
 pub(super) struct Given {
@@ -29,6 +32,7 @@ pub(super) struct Given {
     pub(super) assignments: HashMap<String, Vec<Assignment>>,
     pub(super) commands: commands::Told,
     pub(super) picked: HashSet<Uuid>,
+    pub(super) told: Vec<String>,
     pub(super) avoided_until: HashMap<String, DateTime<Utc>>,
     pub(super) started: usize,
     pub(super) more_starts: bool,
@@ -47,6 +51,7 @@ impl Given {
         &mut self,
         conn: &mut Conn,
         ctx: &Context<'_>,
+        round: &Round,
         candidates: &mut [Candidate],
     ) -> Result<()> {
         let names: Vec<String> = candidates
@@ -58,9 +63,14 @@ impl Given {
         }
         let text = sessions::with_columns(include_str!("pick_held.sql"));
         let rows: Vec<SessionRow> = Statement::new(&text)
-            .bind::<Array<Text>, _>(names)
+            .bind::<Array<Text>, _>(names.clone())
+            .bind::<Timestamptz, _>(round.due_from.unwrap_or(DateTime::UNIX_EPOCH))
             .load(conn)
             .await?;
+        let mut left_out: HashSet<String> = HashSet::new();
+        if rows.len() >= MAX_PICKED {
+            left_out.extend(names.iter().cloned());
+        }
         let asked: HashMap<String, usize> = candidates
             .iter()
             .map(|candidate| (candidate.name.clone(), candidate.room))
@@ -86,6 +96,7 @@ impl Given {
                 .filter(|asked| *asked > 0)
                 .unwrap_or(MAX_HELD);
             if told >= most {
+                left_out.insert(holder.name.clone());
                 continue;
             }
             holder.room = holder.room.saturating_sub(1);
@@ -95,6 +106,8 @@ impl Given {
             self.tell(&draft.row, &name, None);
             self.drafts.push(draft);
         }
+        let told = names.into_iter().filter(|name| !left_out.contains(name));
+        self.told = told.collect();
         Ok(())
     }
 
@@ -233,6 +246,7 @@ impl Given {
             walked: self.walked,
             look_again: self.look_again,
             seen: (self.seen, Some(now)),
+            told: self.told,
             more_domains: self.more_domains,
             hints,
             ..Done::default()
@@ -283,6 +297,7 @@ fn assignee(agent: &LockedAgent) -> Assignee {
         name: agent.name.clone(),
         incarnation: agent.incarnation,
         resource_domain: agent.resource_domain.clone(),
+        has_let_lapse: agent.has_let_lapse,
     }
 }
 

@@ -21,6 +21,7 @@ mod newcomers;
 mod placement;
 mod safety;
 mod starts;
+mod told;
 mod unoffer;
 mod waiters;
 mod watermark;

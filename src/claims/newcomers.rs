@@ -162,6 +162,7 @@ async fn make_in(
     let round = Round {
         pool,
         asking,
+        due_from: None,
         domains: BTreeSet::new(),
         limit: 0,
         starts: 0,

@@ -78,7 +78,11 @@ impl Beginning {
             self.from = self.from.max(drawn + 1);
             self.noted.pop_front();
         }
-        if self.noted.back().is_none_or(|(drawn, _)| *drawn < noted.drawn) {
+        if self
+            .noted
+            .back()
+            .is_none_or(|(drawn, _)| *drawn < noted.drawn)
+        {
             self.noted.push_back((noted.drawn, noted.next_xid));
         }
     }

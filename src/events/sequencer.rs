@@ -72,7 +72,9 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
 async fn step(app: &App, from: i64) -> Result<Step> {
     let step = app
         .db
-        .statement("events::sequence", move |conn| Box::pin(store::sequence(conn, from)))
+        .statement("events::sequence", move |conn| {
+            Box::pin(store::sequence(conn, from))
+        })
         .await?;
     if step.moved > 0 {
         metrics::counter!("lessor_events_sequenced_total").increment(step.moved.unsigned_abs());

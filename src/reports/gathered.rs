@@ -92,6 +92,8 @@ struct Reporter {
     incarnation: i64,
     #[diesel(sql_type = Bool)]
     live: bool,
+    #[diesel(sql_type = Bool)]
+    has_let_lapse: bool,
     #[diesel(sql_type = Timestamptz)]
     now: DateTime<Utc>,
 }
@@ -102,6 +104,7 @@ impl Reporter {
             name: self.name.clone(),
             incarnation: self.incarnation,
             resource_domain: self.resource_domain.clone(),
+            has_let_lapse: self.has_let_lapse,
         }
     }
 }

@@ -114,7 +114,9 @@ impl Draft {
         self.row.offers_lapsed = 0;
         self.row.avoid_agent = None;
         self.row.avoid_until = None;
-        self.effects.push(AgentEffect::Accepted(agent.name.clone()));
+        if agent.has_let_lapse {
+            self.effects.push(AgentEffect::Accepted(agent.name.clone()));
+        }
         self.ledger_accepted(ctx);
         let adopted = self.row.assigned_action == Some(Action::Adopt);
         self.record(
