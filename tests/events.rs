@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lessor_client::{EventFilter, Events, Streamed};
 use lessor_protocol::{Event, EventGap, NewSession, ReportedState, SessionState};
@@ -254,6 +254,49 @@ async fn what_is_asked_wrongly_is_refused() {
     let mut events = client.events(EventFilter::default(), None);
     events.connect().await.expect("with the token");
     closed.stop().await;
+}
+
+#[tokio::test]
+async fn a_sessions_events_keep_their_order_when_the_first_commits_late() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let id = server.session("p").await.id;
+    everything_has_a_position(&server).await;
+    let event = |n: i64| {
+        format!(
+            "INSERT INTO event_inbox (kind, at, pool, session_id, actor_type, actor_name, data)
+             VALUES ('test.event', now(), 'p', '{id}', 'system', 'test', '{{\"n\": {n}}}')"
+        )
+    };
+    let lock = format!("SELECT FROM sessions WHERE id = '{id}' FOR UPDATE");
+    let (first, second) = (
+        server.database.client().await,
+        server.database.client().await,
+    );
+    let begin = format!("BEGIN; {lock}; {}", event(1));
+    first.batch_execute(&begin).await.expect("an event");
+    let late = tokio::spawn({
+        let change = format!("BEGIN; {lock}; {}; COMMIT", event(2));
+        async move { second.batch_execute(&change).await.expect("an event") }
+    });
+    // Others' events get their positions meanwhile, and the sequencer goes on behind these.
+    for _ in 0..20 {
+        server.sessions("p", 1).await;
+        everything_has_a_position(&server).await;
+    }
+    let committed = Instant::now();
+    first.batch_execute("COMMIT").await.expect("committed");
+    late.await.expect("it ends");
+    everything_has_a_position(&server).await;
+    let waited = committed.elapsed();
+    let client = server.database.client().await;
+    let text = "SELECT (data->>'n')::int FROM events WHERE kind = 'test.event' ORDER BY id";
+    let rows = client.query(text, &[]).await.expect("events");
+    let order: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(order, [1, 2]);
+    // Not only by the look at all that comes every few seconds.
+    assert!(waited < Duration::from_millis(3_500), "{waited:?}");
+    server.stop().await;
 }
 
 #[tokio::test]

@@ -34,6 +34,7 @@ mod many_owners;
 mod metrics;
 mod migrate;
 mod model;
+mod old_transaction;
 mod outages;
 mod overload;
 mod plans;

@@ -3,7 +3,7 @@
 -- all of them.
 DROP FUNCTION sequence_events();
 CREATE FUNCTION sequence_events(from_id bigint DEFAULT 0, OUT had_turn boolean, OUT moved bigint, OUT drawn bigint,
-    OUT next_xid bigint, OUT oldest_xid bigint) LANGUAGE plpgsql
+    OUT own_xid bigint, OUT oldest_xid bigint) LANGUAGE plpgsql
     -- By the index: with few statistics, or with those of an empty inbox, all of it would be read.
     SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
@@ -12,10 +12,9 @@ DECLARE
 BEGIN
     had_turn := true;
     moved := 0;
-    -- One after the other: whoever has drawn a number up to `drawn` has a transaction id below `next_xid`.
+    own_xid := 0;
     SELECT s.last_value INTO drawn FROM event_inbox_id_seq s;
-    SELECT pg_snapshot_xmax(s)::text::bigint, pg_snapshot_xmin(s)::text::bigint INTO next_xid, oldest_xid
-    FROM pg_current_snapshot() s;
+    oldest_xid := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
     -- With nothing to do no lock is taken, and so nothing written.
     PERFORM i.id FROM event_inbox i WHERE i.id >= from_id ORDER BY i.id LIMIT 1;
     IF NOT FOUND THEN
@@ -26,6 +25,9 @@ BEGIN
         had_turn := false;
         RETURN;
     END IF;
+    -- Given out now at the latest, and after `drawn` was read: whoever has drawn a number up to that has a lower
+    -- one. What a snapshot calls xmax would not do: one past the highest that has ended.
+    own_xid := pg_current_xact_id()::text::bigint;
     WITH taken AS (
         DELETE FROM event_inbox
         WHERE id = ANY (ARRAY (SELECT i.id FROM event_inbox i WHERE i.id >= from_id ORDER BY i.id LIMIT 1000))
@@ -43,4 +45,4 @@ BEGIN
     UPDATE event_head SET last_position = newest + moved WHERE moved > 0;
 END
 $$;
-COMMENT ON FUNCTION sequence_events IS 'Gives the next positions to up to 1,000 committed events, the oldest first from a number of the inbox on, unless another transaction is doing so; says before that which number was drawn last, which transaction id is next, and which is the oldest at work';
+COMMENT ON FUNCTION sequence_events IS 'Gives the next positions to up to 1,000 committed events, the oldest first from a number of the inbox on, unless another transaction is doing so; says which number had been drawn last when it began, which transaction id it then got itself, and which was the oldest at work';

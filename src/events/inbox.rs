@@ -4,9 +4,9 @@
 //! transaction is open anywhere. A step that began at the oldest would walk over all of these.
 //!
 //! A number that was drawn is not committed yet. Whoever draws one for a session has locked that, and so
-//! has a transaction id. So a step notes which number was drawn last, and then which transaction id comes
-//! next; once all transactions with lower ids have ended, and a step has taken all there was after that, no
-//! number up to that one can come any more. Nothing is left behind, and so the events of a session stay
+//! has a transaction id. So a step notes which number was drawn last, and then the transaction id that it
+//! gets itself; once all transactions with lower ids have ended, and a step has taken all there was after
+//! that, no number up to that one can come any more. Nothing is left behind, and so the events of a session stay
 //! in their order.
 //!
 //! Where a number was drawn by a transaction without an id, which no writer of today does, a look at all
@@ -28,8 +28,8 @@ const ALL_PART: u32 = 20;
 pub struct Noted {
     /// The number that was drawn last.
     pub drawn: i64,
-    /// The transaction id that came next after that.
-    pub next_xid: i64,
+    /// The step's own transaction id, given out after that; 0 if it has none.
+    pub own_xid: i64,
     /// The oldest transaction id that was at work.
     pub oldest_xid: i64,
 }
@@ -78,12 +78,9 @@ impl Beginning {
             self.from = self.from.max(drawn + 1);
             self.noted.pop_front();
         }
-        if self
-            .noted
-            .back()
-            .is_none_or(|(drawn, _)| *drawn < noted.drawn)
-        {
-            self.noted.push_back((noted.drawn, noted.next_xid));
+        let is_new = |(drawn, _): &(i64, i64)| *drawn < noted.drawn;
+        if noted.own_xid > 0 && self.noted.back().is_none_or(is_new) {
+            self.noted.push_back((noted.drawn, noted.own_xid));
         }
     }
 }
@@ -92,10 +89,10 @@ impl Beginning {
 mod tests {
     use super::*;
 
-    fn noted(drawn: i64, next_xid: i64, oldest_xid: i64) -> Noted {
+    fn noted(drawn: i64, own_xid: i64, oldest_xid: i64) -> Noted {
         Noted {
             drawn,
-            next_xid,
+            own_xid,
             oldest_xid,
         }
     }
@@ -115,7 +112,10 @@ mod tests {
         assert_eq!(beginning.next(now), 0);
         beginning.stepped(0, noted(30, 130, 100), false, (now, now));
         assert_eq!(beginning.next(now), 11);
-        beginning.stepped(11, noted(30, 140, 135), false, (now, now));
+        // One that found nothing says nothing of those who have drawn since.
+        beginning.stepped(11, noted(40, 0, 135), false, (now, now));
+        assert_eq!(beginning.next(now), 31);
+        beginning.stepped(31, noted(40, 0, 150), false, (now, now));
         assert_eq!(beginning.next(now), 31);
     }
 

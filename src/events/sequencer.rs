@@ -37,7 +37,7 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
         if let Ok(step) = &stepped {
             let noted = Noted {
                 drawn: step.drawn,
-                next_xid: step.next_xid,
+                own_xid: step.own_xid,
                 oldest_xid: step.oldest_xid,
             };
             let left = !step.had_turn || step.moved >= STEP;

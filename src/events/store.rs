@@ -31,10 +31,10 @@ pub struct Step {
     /// The number of the inbox that was drawn last when it began.
     #[diesel(sql_type = BigInt)]
     pub drawn: i64,
-    /// The transaction id that came next after that.
+    /// Its own transaction id, given out after that; 0 if it found nothing and has none.
     #[diesel(sql_type = BigInt)]
-    pub next_xid: i64,
-    /// The oldest transaction id that was at work.
+    pub own_xid: i64,
+    /// The oldest transaction id that was at work when it began.
     #[diesel(sql_type = BigInt)]
     pub oldest_xid: i64,
 }
@@ -42,7 +42,7 @@ pub struct Step {
 /// Gives the next positions to what is committed and has a number in the inbox from `from` on. One
 /// statement, its own transaction.
 pub async fn sequence(conn: &mut Conn, from: i64) -> Result<Step> {
-    let text = "-- events::sequence\nSELECT had_turn, moved, drawn, next_xid, oldest_xid FROM sequence_events($1)";
+    let text = "-- events::sequence\nSELECT had_turn, moved, drawn, own_xid, oldest_xid FROM sequence_events($1)";
     let step = Statement::new(text).bind::<BigInt, _>(from);
     Ok(step.get_result(conn).await?)
 }

@@ -3,16 +3,12 @@
 -- expired or superseded before the lock was had, it is not renewed, and `renewed` says so. A claim
 -- waits for some time and takes some sessions, both of which are noted; a heartbeat has neither.
 -- Whatever a batch has is found by key: joined to each other, two lists of a batch would be compared
--- each with each. By name an agent is found once, and then by its place as this statement sees it: where an older
--- transaction is open for long, a look by name goes past every version that the row has had since.
+-- each with each.
 WITH asked AS MATERIALIZED (
     SELECT * FROM unnest($1, $2, $3, $4) AS r (agent, incarnation, wait_seconds, max_sessions)
-), found AS MATERIALIZED (
-    SELECT a.ctid AS place, r.incarnation, r.wait_seconds, r.max_sessions
-    FROM asked r JOIN agents a ON a.name = r.agent
 ), locked AS MATERIALIZED (
-    SELECT a.name, f.place, f.incarnation, f.wait_seconds, f.max_sessions
-    FROM found f JOIN agents a ON a.ctid = f.place
+    SELECT a.name, r.incarnation, r.wait_seconds, r.max_sessions
+    FROM asked r JOIN agents a ON a.name = r.agent
     ORDER BY a.name
     FOR NO KEY UPDATE OF a
 ), renewed AS (
@@ -24,7 +20,7 @@ WITH asked AS MATERIALIZED (
         last_claim_wait_seconds = coalesce(l.wait_seconds, a.last_claim_wait_seconds),
         last_claim_max_sessions = coalesce(l.max_sessions, a.last_claim_max_sessions)
     FROM locked l, pools p
-    WHERE a.ctid = l.place AND p.name = a.pool AND a.live AND a.incarnation = l.incarnation
+    WHERE a.name = l.name AND p.name = a.pool AND a.live AND a.incarnation = l.incarnation
     RETURNING a.name, a.incarnation, a.pool, a.resource_domain, a.capacity, a.slots_used, a.claim_number,
         a.scheduling, p.lease_ttl_seconds,
         a.inventory_taken_at IS NULL
