@@ -66,6 +66,11 @@ impl Beginning {
         left: bool,
         (began, ended): (Instant, Instant),
     ) {
+        if noted.drawn + 1 < self.from {
+            // Numbers never fall, so this is another state of the database: it was restored.
+            self.from = 0;
+            self.noted.clear();
+        }
         if left {
             return;
         }
@@ -117,6 +122,21 @@ mod tests {
         assert_eq!(beginning.next(now), 31);
         beginning.stepped(31, noted(40, 0, 150), false, (now, now));
         assert_eq!(beginning.next(now), 31);
+    }
+
+    #[test]
+    fn a_database_that_was_restored_is_looked_at_from_its_beginning() {
+        let now = Instant::now();
+        let mut beginning = Beginning::new(now);
+        beginning.stepped(0, noted(50, 100, 90), false, (now, now));
+        beginning.stepped(0, noted(60, 110, 100), false, (now, now));
+        assert_eq!(beginning.next(now), 51);
+        beginning.stepped(51, noted(50, 0, 110), true, (now, now));
+        assert_eq!(beginning.next(now), 51, "the same numbers");
+        beginning.stepped(51, noted(20, 0, 60), true, (now, now));
+        assert_eq!(beginning.next(now), 0);
+        beginning.stepped(0, noted(20, 0, 200), false, (now, now));
+        assert_eq!(beginning.next(now), 0, "what was noted is forgotten");
     }
 
     #[test]
