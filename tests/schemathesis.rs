@@ -11,13 +11,13 @@ use crate::support::database;
 use crate::support::process::ServerProcess;
 
 /// For how long it generates requests, unless `LESSOR_SCHEMATHESIS_SECONDS` says otherwise.
-const SECONDS: u64 = 30;
+const SECONDS: u64 = 45;
 
 /// How many walks along the links it takes. Not a time: a busy machine would walk less.
-const WALKS: u64 = 120;
+const WALKS: u64 = 180;
 
 /// Fewer would not be worth the name.
-const LEAST_CASES: i64 = 700;
+const LEAST_CASES: i64 = 1_500;
 const LEAST_LINKS: u32 = 15;
 
 const TOKEN: &str = "a-token-for-the-fuzzer";
