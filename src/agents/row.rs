@@ -62,7 +62,6 @@ impl AgentRow {
             name: self.name.clone(),
             incarnation: self.incarnation,
             resource_domain: self.resource_domain.clone(),
-            has_let_lapse: self.offers_lapsed > 0,
         }
     }
 

@@ -145,8 +145,6 @@ pub(super) struct LockedAgent {
     pub(super) slots_used: i32,
     #[diesel(sql_type = Text, deserialize_as = Word<Scheduling>)]
     pub(super) scheduling: Scheduling,
-    #[diesel(sql_type = Bool)]
-    pub(super) has_let_lapse: bool,
     #[diesel(sql_type = Nullable<Timestamptz>)]
     pub(super) passed_over_until: Option<DateTime<Utc>>,
     #[diesel(sql_type = Jsonb, deserialize_as = LabelsColumn)]

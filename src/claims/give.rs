@@ -297,7 +297,6 @@ fn assignee(agent: &LockedAgent) -> Assignee {
         name: agent.name.clone(),
         incarnation: agent.incarnation,
         resource_domain: agent.resource_domain.clone(),
-        has_let_lapse: agent.has_let_lapse,
     }
 }
 

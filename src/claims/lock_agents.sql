@@ -3,7 +3,7 @@
 -- expiry, a cordon or a newer claim that committed before is seen. The pool is written so that no
 -- index serves it: without statistics the planner would read all agents of the pool for a few names.
 SELECT a.name, a.resource_domain, a.incarnation, a.live, a.claim_number, a.capacity, a.slots_used,
-    a.scheduling, a.offers_lapsed > 0 AS has_let_lapse, a.passed_over_until, a.labels, now() AS now,
+    a.scheduling, a.passed_over_until, a.labels, now() AS now,
     a.cordoned AND NOT EXISTS (SELECT FROM agents o
         WHERE o.pool = a.pool AND o.resource_domain = a.resource_domain AND o.live AND o.name <> a.name)
         AS last_of_domain,

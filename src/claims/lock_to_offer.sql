@@ -4,7 +4,7 @@
 -- is the locked row. Whoever has other work waiting for it is for a round, which gives that first.
 WITH locked AS MATERIALIZED (
     SELECT a.name, a.resource_domain, a.incarnation, a.live, a.claim_number, a.capacity, a.slots_used,
-        a.scheduling, a.offers_lapsed > 0 AS has_let_lapse, a.passed_over_until, a.labels
+        a.scheduling, a.passed_over_until, a.labels
     FROM agents a
     WHERE a.name = ANY ($1) AND a.pool || '' = $2
     ORDER BY a.name

@@ -104,7 +104,6 @@ impl Reporter {
             name: self.name.clone(),
             incarnation: self.incarnation,
             resource_domain: self.resource_domain.clone(),
-            has_let_lapse: self.has_let_lapse,
         }
     }
 }
@@ -183,7 +182,7 @@ async fn take_in(
                 let draft = drafts.get_mut(&report.session_id);
                 let draft =
                     draft.filter(|d| tenant_of(&d.row.agent_pool) == tenant_of(&reporter.pool));
-                judge(&ctx, &assignee, report, draft)
+                judge(&ctx, (&assignee, reporter.has_let_lapse), report, draft)
             })
             .collect();
         taken.push(Ok(Some(results)));
@@ -208,7 +207,7 @@ fn fence<'r>(call: &Said, reporter: Option<&'r Reporter>) -> Result<&'r Reporter
 /// One report, by the pure rules of sessions.
 fn judge(
     ctx: &Context<'_>,
-    assignee: &Assignee,
+    of: (&Assignee, bool),
     report: &Report,
     draft: Option<&mut Draft>,
 ) -> ReportResult {
@@ -222,7 +221,7 @@ fn judge(
         };
     };
     let (outcome, code) = if sessions::report_is_valid(report) {
-        match draft.report(ctx, assignee, report) {
+        match draft.report(ctx, of, report) {
             Ok(()) => (Outcome::Accepted, None),
             Err((outcome, code)) => (outcome, Some(code)),
         }

@@ -75,8 +75,6 @@ pub struct Assignee {
     pub incarnation: i64,
     /// Its resource domain.
     pub resource_domain: String,
-    /// Whether offers to it have lapsed since it took one, which is over when it takes one.
-    pub has_let_lapse: bool,
 }
 
 /// A line of the ledger that begins.

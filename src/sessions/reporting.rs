@@ -15,14 +15,15 @@ use super::state::allowed;
 pub type Refusal = (Outcome, ReportCode);
 
 impl Draft {
-    /// Takes a report, or says why not; a report that is refused changes nothing.
+    /// Takes a report, or says why not; a report that is refused changes nothing. Offers to its agent may
+    /// have lapsed since it took one: then the first report that is taken ends that.
     ///
     /// # Errors
     /// The outcome and code for the answer.
     pub fn report(
         &mut self,
         ctx: &Context<'_>,
-        agent: &Assignee,
+        (agent, has_let_lapse): (&Assignee, bool),
         report: &Report,
     ) -> Result<(), Refusal> {
         let fenced = |code| Err((Outcome::Fenced, code));
@@ -65,6 +66,9 @@ impl Draft {
         }
         if self.row.is_offered() {
             self.accept(ctx, agent, elsewhere);
+            if has_let_lapse {
+                self.effects.push(AgentEffect::Accepted(agent.name.clone()));
+            }
         }
         self.take_facts(ctx, report);
         self.acknowledge(report.observed_generation);
@@ -114,9 +118,6 @@ impl Draft {
         self.row.offers_lapsed = 0;
         self.row.avoid_agent = None;
         self.row.avoid_until = None;
-        if agent.has_let_lapse {
-            self.effects.push(AgentEffect::Accepted(agent.name.clone()));
-        }
         self.ledger_accepted(ctx);
         let adopted = self.row.assigned_action == Some(Action::Adopt);
         self.record(
