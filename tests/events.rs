@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use uuid::Uuid;
 
-use crate::support::checks::count;
+use crate::support::checks::{count, everything_has_a_position};
 use crate::support::random::Random;
 use crate::support::{TestServer, database, eventually, runbook};
 
@@ -93,13 +93,6 @@ async fn positions(server: &TestServer) -> Vec<i64> {
         .await
         .expect("events");
     rows.iter().map(|row| row.get(0)).collect()
-}
-
-async fn everything_has_a_position(server: &TestServer) {
-    eventually("everything has a position", || async {
-        count(server, "SELECT count(*) FROM event_inbox").await == 0
-    })
-    .await;
 }
 
 #[tokio::test]

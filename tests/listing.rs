@@ -6,6 +6,7 @@ use lessor_protocol::SessionPatch;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
+use crate::support::checks::of_index;
 use crate::support::{self, TestServer};
 
 /// How many sessions there are, all but a few of them alike.
@@ -61,13 +62,7 @@ async fn a_page_by_a_rare_value_is_found_by_an_index() {
     let client = database.client().await;
     fill(&client).await;
     server.stop().await;
-    let scans = async |index: &str| -> i64 {
-        let clear = "SELECT pg_stat_clear_snapshot()";
-        client.query_one(clear, &[]).await.expect("new numbers");
-        let text = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = $1";
-        let row = client.query_one(text, &[&index]).await;
-        row.expect("an index").get(0)
-    };
+    let scans = async |index: &str| of_index(&client, "idx_scan", index).await;
     let rare = ids([15_000, 5_000]);
     for (query, index, found) in [
         ("state=hibernated", "sessions_by_state", rare.clone()),
@@ -121,12 +116,7 @@ async fn of_several_labels_the_rarest_is_looked_up() {
     let database = server.database.clone();
     let client = database.client().await;
     fill(&client).await;
-    let read = async || -> i64 {
-        let clear = "SELECT pg_stat_clear_snapshot()";
-        client.query_one(clear, &[]).await.expect("new numbers");
-        let text = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'session_labels_pkey'";
-        client.query_one(text, &[]).await.expect("it").get(0)
-    };
+    let read = async || of_index(&client, "idx_tup_read", "session_labels_pkey").await;
     let before = read().await;
     let rare = ids([15_000, 5_000]);
     for query in ["label=all:x&label=kind:rare", "label=kind:rare&label=all:x"] {

@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use lessor_protocol::{NewSession, ReportedState};
-use serde_json::json;
+use lessor_protocol::ReportedState;
 
-use crate::shares::{by_owner, relabel, share, start, takes};
+use crate::shares::{by_owner, relabel, session, share, start, takes};
 use crate::support::{TestAgent, TestServer};
 
 /// How many owners; enough for what was found to be remembered.
@@ -34,13 +33,6 @@ async fn clear(server: &TestServer) {
 
 async fn walks(server: &TestServer) -> f64 {
     server.metric("lessor_queue_walks_total").await
-}
-
-async fn session(server: &TestServer, owner: &str) {
-    let mut new = NewSession::in_pool("p", &json!({})).expect("a spec");
-    new.owner = Some(owner.to_owned());
-    let made = server.client.create_session(&new, None).await;
-    made.expect("it is made");
 }
 
 /// What one claim after the other is given, one session each.
@@ -81,7 +73,7 @@ async fn who_is_new_does_not_wait_for_a_walk_while_an_agent_is_idle() {
     assert_eq!(takes(&agent, 1).await.len(), 1);
     // What is remembered is not there any more, and what is there is not remembered.
     clear(&server).await;
-    session(&server, "new").await;
+    session(&server, "new", |_| {}).await;
     let given = agent.claim(1, 2.0).await;
     assert_eq!(given.len(), 1, "before the next safety poll");
     assert_eq!(given[0].session.owner.as_deref(), Some("new"));

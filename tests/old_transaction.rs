@@ -4,8 +4,8 @@
 use lessor_protocol::ReportedState;
 use tokio_postgres::Client;
 
-use crate::support::checks::count;
-use crate::support::{TestServer, eventually};
+use crate::support::TestServer;
+use crate::support::checks::{everything_has_a_position, of_index};
 
 /// As a backup does: it sees the database as it is now, and writes nothing.
 async fn hold(server: &TestServer) -> Client {
@@ -13,22 +13,6 @@ async fn hold(server: &TestServer) -> Client {
     let text = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pools";
     holder.batch_execute(text).await.expect("a transaction");
     holder
-}
-
-/// How many entries of an index were read, by all whose connections have ended.
-async fn read(client: &Client, index: &str) -> i64 {
-    let clear = "SELECT pg_stat_clear_snapshot()";
-    client.query_one(clear, &[]).await.expect("new numbers");
-    let text = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = $1";
-    let row = client.query_one(text, &[&index]).await;
-    row.expect("an index").get(0)
-}
-
-async fn have_positions(server: &TestServer) {
-    eventually("everything has a position", || async {
-        count(server, "SELECT count(*) FROM event_inbox").await == 0
-    })
-    .await;
 }
 
 #[tokio::test]
@@ -42,17 +26,17 @@ async fn what_has_its_position_is_not_walked_over() {
     for _ in 0..3 {
         server.sessions("p", MANY / 3).await;
     }
-    have_positions(&server).await;
+    everything_has_a_position(&server).await;
     // From here on by a server whose counts begin at nothing.
     server.stop().await;
-    let before = read(&client, "event_inbox_pkey").await;
+    let before = of_index(&client, "idx_tup_read", "event_inbox_pkey").await;
     let server = TestServer::over(database.clone(), |_| {}).await;
     for _ in 0..STEPS {
         server.sessions("p", 1).await;
-        have_positions(&server).await;
+        everything_has_a_position(&server).await;
     }
     server.stop().await;
-    let read = read(&client, "event_inbox_pkey").await - before;
+    let read = of_index(&client, "idx_tup_read", "event_inbox_pkey").await - before;
     println!("{read} entries of the inbox were read in {STEPS} steps and more");
     assert!(read > 0);
     let many = i64::try_from(MANY).expect("a number");
@@ -98,7 +82,7 @@ async fn what_an_agent_was_told_is_not_walked_over() {
     };
     claims().await;
     server.stop().await;
-    let read = read(&client, "sessions_by_assignee").await;
+    let read = of_index(&client, "idx_tup_read", "sessions_by_assignee").await;
     println!("{read} entries of what is held were read in {CLAIMS} claims and before");
     assert!(read > 0);
     assert!(read < i64::from(MANY) * TIMES * CLAIMS / 2, "{read}");

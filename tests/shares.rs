@@ -20,7 +20,7 @@ fn labels(of: &[(&str, &str)]) -> Labels {
 }
 
 /// A session of an owner, changed before it is created.
-async fn session(
+pub(crate) async fn session(
     server: &TestServer,
     owner: &str,
     change: impl FnOnce(&mut NewSession),

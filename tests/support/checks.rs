@@ -24,6 +24,24 @@ pub async fn dump(client: &tokio_postgres::Client) -> String {
     all
 }
 
+/// What the database has counted of an index (`idx_scan`, `idx_tup_read`), as far as it was told: by
+/// connections that have ended.
+pub async fn of_index(client: &tokio_postgres::Client, column: &str, index: &str) -> i64 {
+    let clear = "SELECT pg_stat_clear_snapshot()";
+    client.query_one(clear, &[]).await.expect("new numbers");
+    let text = format!("SELECT {column} FROM pg_stat_user_indexes WHERE indexrelname = $1");
+    let row = client.query_one(&text, &[&index]).await;
+    row.expect("an index").get(0)
+}
+
+/// Waits until all that was committed has its position in the stream.
+pub async fn everything_has_a_position(server: &TestServer) {
+    super::eventually("everything has a position", || async {
+        count(server, "SELECT count(*) FROM event_inbox").await == 0
+    })
+    .await;
+}
+
 /// The problem that a call ended with; panics where it did not.
 pub fn refused<T: std::fmt::Debug>(result: Result<T, Error>) -> ProblemCode {
     match result {
