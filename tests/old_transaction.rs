@@ -1,11 +1,13 @@
 //! While a transaction is open anywhere that is old, nothing that was deleted or changed since is cleaned up:
-//! what is long done must not be walked over again and again.
+//! what is long done must not be walked over again and again. Agents are therefore changed where their newest
+//! version was found; what somebody else replaces meanwhile must be changed all the same.
 
+use lessor::sessions::write_texts;
 use lessor_protocol::ReportedState;
 use tokio_postgres::Client;
 
-use crate::support::TestServer;
-use crate::support::checks::{everything_has_a_position, of_index};
+use crate::support::checks::{count, everything_has_a_position, of_index};
+use crate::support::{TestServer, eventually};
 
 /// As a backup does: it sees the database as it is now, and writes nothing.
 async fn hold(server: &TestServer) -> Client {
@@ -87,4 +89,107 @@ async fn what_an_agent_was_told_is_not_walked_over() {
     assert!(read > 0);
     assert!(read < i64::from(MANY) * TIMES * CLAIMS / 2, "{read}");
     holder.batch_execute("COMMIT").await.expect("it ends");
+}
+
+#[tokio::test]
+async fn the_versions_of_an_agent_are_not_walked_over() {
+    const VERSIONS: i64 = 3_000;
+    const CLAIMS: i64 = 40;
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 1_000).await;
+    let (holder, database) = (hold(&server).await, server.database.clone());
+    let client = database.client().await;
+    // As if it had beaten for hours.
+    let text = format!(
+        "DO $$ BEGIN FOR n IN 1..{VERSIONS} LOOP
+            UPDATE agents SET last_heartbeat_at = now(); END LOOP; END $$"
+    );
+    client.batch_execute(&text).await.expect("versions");
+    server
+        .sessions("p", usize::try_from(CLAIMS).expect("a number"))
+        .await;
+    let before = of_index(&client, "idx_tup_read", "agents_pkey").await;
+    for _ in 0..CLAIMS {
+        let given = agent.claim(1, 5.0).await;
+        assert_eq!(given.len(), 1);
+        agent.accepts(&given[0], ReportedState::Starting).await;
+    }
+    server.stop().await;
+    let read = of_index(&client, "idx_tup_read", "agents_pkey").await - before;
+    println!("{read} entries of agents were read in {CLAIMS} claims");
+    assert!(read > 0);
+    // Of one look from the oldest on: one for each page, which has some twenty.
+    assert!(read < CLAIMS * VERSIONS / 30, "{read}");
+    holder.batch_execute("COMMIT").await.expect("it ends");
+}
+
+/// Changes agent `a` in a transaction that is still open.
+async fn changing(server: &TestServer) -> Client {
+    let other = server.database.client().await;
+    let text = "BEGIN; UPDATE agents SET slots_used = slots_used + 2 WHERE name = 'a'";
+    other.batch_execute(text).await.expect("it is changed");
+    other
+}
+
+async fn somebody_waits(server: &TestServer) {
+    eventually("somebody waits for it", || async {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        count(server, waiting).await > 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_lease_is_renewed_whose_agent_somebody_else_changed_meanwhile() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 10).await;
+    let other = changing(&server).await;
+    let beat = tokio::spawn({
+        let agent = agent.clone();
+        async move { agent.beat().await }
+    });
+    somebody_waits(&server).await;
+    other.batch_execute("COMMIT").await.expect("it ends");
+    beat.await.expect("the task").expect("it is renewed");
+    let beaten =
+        "SELECT count(*) FROM agents WHERE last_heartbeat_at > registered_at AND slots_used = 2";
+    assert_eq!(count(&server, beaten).await, 1);
+}
+
+#[tokio::test]
+async fn slots_are_counted_whose_agent_somebody_else_changed_meanwhile() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    server.agent("a", "p", "d", 10).await;
+    let other = changing(&server).await;
+    let client = server.database.client().await;
+    let effects = r#"[{"agent": "a", "slots": 3, "lapsed": 0, "accepted": false}]"#;
+    let [_, text, again] = write_texts();
+    let write = tokio::spawn(async move {
+        let statement = format!(
+            "PREPARE it (json, json, json, json, json, json, json) AS {text};
+             EXECUTE it ('[]', '{effects}', '[]', '[]', '[]', '[]', '[]')"
+        );
+        let rows = client.simple_query(&statement).await.expect("it writes");
+        let uncounted = rows.iter().find_map(|row| match row {
+            tokio_postgres::SimpleQueryMessage::Row(row) => {
+                row.get("uncounted").map(ToOwned::to_owned)
+            }
+            _ => None,
+        });
+        uncounted.expect("a row")
+    });
+    somebody_waits(&server).await;
+    other.batch_execute("COMMIT").await.expect("it ends");
+    // It says that it did not count them, so the next statement does.
+    assert_eq!(write.await.expect("the task"), "{a}");
+    let slots = "SELECT sum(slots_used)::bigint FROM agents";
+    assert_eq!(count(&server, slots).await, 2);
+    let client = server.database.client().await;
+    let text = format!("PREPARE it (json) AS {again}; EXECUTE it ('{effects}')");
+    client.batch_execute(&text).await.expect("it counts");
+    assert_eq!(count(&server, slots).await, 2 + 3);
 }

@@ -3,12 +3,15 @@
 -- order, but for those that somebody else has locked: nobody who creates waits for an agent. What is read
 -- is the locked row. Whoever has other work waiting for it is for a round, which gives that first.
 WITH locked AS MATERIALIZED (
-    SELECT a.name, a.resource_domain, a.incarnation, a.live, a.claim_number, a.capacity, a.slots_used,
-        a.scheduling, a.passed_over_until, a.labels
-    FROM agents a
-    WHERE a.name = ANY ($1) AND a.pool || '' = $2
-    ORDER BY a.name
-    FOR NO KEY UPDATE OF a SKIP LOCKED
+    SELECT a.* FROM (SELECT DISTINCT n COLLATE "C" AS name FROM unnest($1) AS n ORDER BY 1) n
+    CROSS JOIN LATERAL (
+        SELECT a.name, a.resource_domain, a.incarnation, a.live, a.claim_number, a.capacity, a.slots_used,
+            a.scheduling, a.passed_over_until, a.labels
+        FROM agents a
+        WHERE a.name >= n.name AND a.name <= n.name AND a.pool || '' = $2
+        ORDER BY a.name DESC LIMIT 1
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) a
 )
 SELECT l.*, now() AS now, false AS last_of_domain,
     (SELECT true FROM commands c WHERE c.holder = l.name AND c.deliver_at <= now() AND c.deadline_at > now()

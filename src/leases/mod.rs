@@ -15,5 +15,5 @@ mod restore;
 
 pub use domains::{end_if_domain_is_lost, refresh as refresh_domains, sweep as sweep_lost_domains};
 pub use expiry::{expire, release_orphans};
-pub use renewals::{ClaimOf, PULSE_GAP_SECONDS, Renewal, Renewals, Workers, lease};
+pub use renewals::{ClaimOf, PULSE_GAP_SECONDS, Renewal, Renewals, Workers, lease, renew_texts};
 pub use restore::{Fenced, restore_fence};

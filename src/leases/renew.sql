@@ -2,15 +2,20 @@
 -- Renews a batch of leases, each at most once. An agent is locked in key order; where it was
 -- expired or superseded before the lock was had, it is not renewed, and `renewed` says so. A claim
 -- waits for some time and takes some sessions, both of which are noted; a heartbeat has neither.
--- Whatever a batch has is found by key: joined to each other, two lists of a batch would be compared
--- each with each.
+-- An agent is found from the newest of its versions back: while an old transaction is open anywhere, each
+-- renewal leaves one for good. So what is renewed is the version that was found; one that somebody else has
+-- replaced between this statement's beginning and the lock is not seen by it, and comes again by name.
 WITH asked AS MATERIALIZED (
     SELECT * FROM unnest($1, $2, $3, $4) AS r (agent, incarnation, wait_seconds, max_sessions)
+    ORDER BY agent COLLATE "C"
 ), locked AS MATERIALIZED (
-    SELECT a.name, r.incarnation, r.wait_seconds, r.max_sessions
-    FROM asked r JOIN agents a ON a.name = r.agent
-    ORDER BY a.name
-    FOR NO KEY UPDATE OF a
+    SELECT f.*, r.incarnation, r.wait_seconds, r.max_sessions
+    FROM asked r CROSS JOIN LATERAL (
+        SELECT a.name, a.ctid AS place FROM agents a
+        WHERE a.name >= r.agent AND a.name <= r.agent
+        ORDER BY a.name DESC LIMIT 1
+        FOR NO KEY UPDATE
+    ) f
 ), renewed AS (
     UPDATE agents a SET
         lease_expires_at = now() + make_interval(secs => p.lease_ttl_seconds),
@@ -20,7 +25,7 @@ WITH asked AS MATERIALIZED (
         last_claim_wait_seconds = coalesce(l.wait_seconds, a.last_claim_wait_seconds),
         last_claim_max_sessions = coalesce(l.max_sessions, a.last_claim_max_sessions)
     FROM locked l, pools p
-    WHERE a.name = l.name AND p.name = a.pool AND a.live AND a.incarnation = l.incarnation
+    WHERE {found} AND p.name = ANY (ARRAY[a.pool]) AND a.live AND a.incarnation = l.incarnation
     RETURNING a.name, a.incarnation, a.pool, a.resource_domain, a.capacity, a.slots_used, a.claim_number,
         a.scheduling, p.lease_ttl_seconds,
         a.inventory_taken_at IS NULL
@@ -38,5 +43,9 @@ UNION ALL
 SELECT r.agent, r.incarnation, a.incarnation, a.live, false,
     NULL, NULL, NULL, NULL, NULL, NULL, NULL, false, '{}'
 FROM asked r
-LEFT JOIN agents a ON a.name = r.agent
+LEFT JOIN LATERAL (
+    SELECT a.incarnation, a.live FROM agents a
+    WHERE a.name >= r.agent AND a.name <= r.agent
+    ORDER BY a.name DESC LIMIT 1
+) a ON true
 WHERE r.agent NOT IN (SELECT n.name FROM renewed n)

@@ -5,6 +5,7 @@
 //! connections and the same batches, so that it cannot be well while heartbeats are not.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use diesel::sql_types::{Array, BigInt, Bool, Double, Integer, Nullable, Text, Uuid as SqlUuid};
@@ -197,8 +198,11 @@ async fn work(mut queue: mpsc::Receiver<Request>, db: Db, stop: CancellationToke
     }
 }
 
+/// An agent, its incarnation, and what it asks for where it claims.
+type Asked = (String, i64, Option<ClaimOf>);
+
 async fn serve(db: &Db, batch: Vec<Request>, beat_pulse: bool) {
-    let asked: Vec<(String, i64, Option<ClaimOf>)> = batch
+    let asked: Vec<Asked> = batch
         .iter()
         .map(|r| (r.agent.clone(), r.incarnation, r.claim))
         .collect();
@@ -302,18 +306,51 @@ impl Row {
     }
 }
 
-async fn renew(conn: &mut Conn, asked: Vec<(String, i64, Option<ClaimOf>)>) -> Result<Vec<Row>> {
+/// The text of `renew.sql`, by how what it has locked is found.
+fn renew_text(found: &str) -> String {
+    include_str!("renew.sql").replace("{found}", found)
+}
+
+static RENEW: LazyLock<String> = LazyLock::new(|| renew_text("a.ctid = l.place"));
+static RENEW_BY_NAME: LazyLock<String> =
+    LazyLock::new(|| renew_text("a.name = ANY (ARRAY[l.name])"));
+
+/// The texts of the statements that renew, so that tests can look at their plans: the first one, and that for
+/// those whom somebody else changed meanwhile.
+#[must_use]
+pub fn renew_texts() -> [&'static str; 2] {
+    [&RENEW, &RENEW_BY_NAME]
+}
+
+async fn renew(conn: &mut Conn, mut asked: Vec<Asked>) -> Result<Vec<Row>> {
+    let mut rows = renew_by(conn, &RENEW, &asked).await?;
+    // They are locked now, so that a statement that begins now finds them as they are, and finds why not
+    // where it does not renew them either.
+    let again: HashSet<String> = rows
+        .iter()
+        .filter(|row| !row.renewed && row.live == Some(true) && row.current == Some(row.given))
+        .map(|row| row.agent.clone())
+        .collect();
+    if !again.is_empty() {
+        rows.retain(|row| !again.contains(&row.agent));
+        asked.retain(|(agent, ..)| again.contains(agent));
+        rows.append(&mut renew_by(conn, &RENEW_BY_NAME, &asked).await?);
+    }
+    Ok(rows)
+}
+
+async fn renew_by(conn: &mut Conn, text: &str, asked: &[Asked]) -> Result<Vec<Row>> {
     let mut agents = Vec::with_capacity(asked.len());
     let mut incarnations = Vec::with_capacity(asked.len());
     let mut waits = Vec::with_capacity(asked.len());
     let mut most = Vec::with_capacity(asked.len());
     for (agent, incarnation, claim) in asked {
-        agents.push(agent);
-        incarnations.push(incarnation);
+        agents.push(agent.as_str());
+        incarnations.push(*incarnation);
         waits.push(claim.map(|claim| claim.wait_seconds));
         most.push(claim.map(|claim| claim.max_sessions));
     }
-    Ok(Statement::new(include_str!("renew.sql"))
+    Ok(Statement::new(text)
         .bind::<Array<Text>, _>(agents)
         .bind::<Array<BigInt>, _>(incarnations)
         .bind::<Array<Nullable<Double>>, _>(waits)

@@ -44,16 +44,17 @@ WITH homes AS MATERIALIZED (
     FROM ROWS FROM (json_to_recordset($2) AS (kind text, pool text, owner text, session_id uuid,
         agent text, incarnation bigint, lease_epoch bigint, generation bigint, actor_type text,
         actor_name text, from_value text, to_value text, reason text, data jsonb)) WITH ORDINALITY AS e
-    JOIN made m ON m.id = e.session_id
+    -- Not a join, which would compare each with each.
+    WHERE (e.session_id IN (SELECT m.id FROM made m)) IS TRUE
     ORDER BY e.ordinality
 ), opened AS (
     INSERT INTO lease_ledger (session_id, lease_epoch, agent, incarnation, action, offered_at, accepted_at)
     SELECT * FROM json_to_recordset($5) AS l (session_id uuid, lease_epoch bigint, agent text,
         incarnation bigint, action text, offered_at timestamptz, accepted_at timestamptz)
-), taken AS MATERIALIZED (
-    SELECT * FROM json_to_recordset($6) AS t (agent text, slots integer)
 ), counted AS (
-    UPDATE agents a SET slots_used = a.slots_used + (SELECT t.slots FROM taken t WHERE t.agent = a.name)
-    WHERE a.name = ANY (ARRAY (SELECT t.agent FROM taken t))
+    UPDATE agents a SET slots_used = a.slots_used + t.slots
+    FROM json_to_recordset($6) AS t (agent text, slots integer)
+    -- By an index or not at all, as in `write.sql`.
+    WHERE a.name = ANY (ARRAY[t.agent])
 )
 SELECT id, platform, region, now() AS now FROM made

@@ -90,16 +90,32 @@ pub static FEW: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The texts of the statement, so that tests can look at their plans.
+/// What of `write.sql` changes the counters of agents, alone and by name; its one argument is `$1`.
+pub static COUNT: LazyLock<String> = LazyLock::new(|| {
+    let effects =
+        "json_to_recordset($1) AS e (agent text, slots integer, lapsed integer, accepted boolean)";
+    let by_name = count(effects, "a.name = ANY (ARRAY[e.agent])");
+    format!("-- sessions::count\n{by_name}")
+});
+
+/// The texts of the statements, so that tests can look at their plans: that for all columns, that for a [`Few`],
+/// and that which counts alone.
 #[must_use]
-pub fn texts() -> [&'static str; 2] {
-    [&ALL, &FEW]
+pub fn texts() -> [&'static str; 3] {
+    [&ALL, &FEW, &COUNT]
 }
 
 fn text(columns: &str, set: &str) -> String {
     include_str!("write.sql")
         .replace("{columns}", columns)
         .replace("{set}", set)
+        .replace("{count}", &count("effects AS e", "a.ctid = e.place"))
+}
+
+fn count(effects: &str, found: &str) -> String {
+    include_str!("count.sql")
+        .replace("{effects}", effects)
+        .replace("{found}", found)
 }
 
 /// What claims and reports change of most sessions.

@@ -181,7 +181,7 @@ where
     let (id_or_name, body) = (id_or_name.to_owned(), Arc::new(body));
     let (row, hints) = app
         .db
-        .write("sessions::change", move |conn| {
+        .write_often("sessions::change", move |conn| {
             let (id_or_name, preconditions) = (id_or_name.clone(), preconditions.clone());
             let (actor, body) = (actor.clone(), Arc::clone(&body));
             Box::pin(async move {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use diesel::sql_types::{Array, BigInt, Json, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Json, Text, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use serde::Serialize;
 use uuid::Uuid;
@@ -50,6 +50,8 @@ struct Count {
     written: i64,
     #[diesel(sql_type = Array<SqlUuid>)]
     with_commands: Vec<Uuid>,
+    #[diesel(sql_type = Array<Text>)]
+    uncounted: Vec<String>,
 }
 
 /// Writes what changed of the drafts and says whom to wake once the transaction has committed.
@@ -83,8 +85,9 @@ pub async fn write(conn: &mut Conn, drafts: &[Draft]) -> Result<Hints> {
             Statement::new(&shape::ALL).bind::<Json, _>(AsJson(rows.collect::<Vec<_>>()))
         }
     };
+    let mut of_agents = agent_changes(&drafts);
     let count = statement
-        .bind::<Json, _>(AsJson(agent_changes(&drafts)))
+        .bind::<Json, _>(AsJson(&of_agents))
         .bind::<Json, _>(AsJson(events))
         .bind::<Json, _>(AsJson(opened))
         .bind::<Json, _>(AsJson(changed))
@@ -98,6 +101,14 @@ pub async fn write(conn: &mut Conn, drafts: &[Draft]) -> Result<Hints> {
             count.written,
             drafts.len()
         )));
+    }
+    of_agents.retain(|change| count.uncounted.iter().any(|agent| agent == change.agent));
+    if !of_agents.is_empty() {
+        // This one begins now, and sees what the first one had to wait for.
+        Statement::new(&shape::COUNT)
+            .bind::<Json, _>(AsJson(of_agents))
+            .execute(conn)
+            .await?;
     }
     let mut hints = Hints::of(drafts.iter().map(|draft| &draft.row));
     hints.migrations = drafts.iter().flat_map(|d| d.migrations.clone()).collect();

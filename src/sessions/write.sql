@@ -2,30 +2,33 @@
 -- Writes changed sessions with all that belongs to the change, in one statement. The rows are
 -- locked by this transaction; the guard is there so that a mistake in that cannot pass unseen. Which
 -- columns are written is said in `shape.rs`: all that may change, or the few that change mostly.
+-- What a batch names is found by `key = ANY (ARRAY[it])`, or by a look for each of it: by a plain `key = it`, a
+-- plan from when a table was known to be empty walks over all of it, for each of the batch.
 WITH changed AS MATERIALIZED (
     SELECT * FROM json_to_recordset($1) AS c ({columns})
 ), written AS (
     UPDATE sessions s SET
         {set}
-    FROM changed c
-    WHERE s.id = c.id
+    FROM changed c CROSS JOIN LATERAL (
+        SELECT x.ctid AS place FROM sessions x WHERE x.id >= c.id AND x.id <= c.id ORDER BY x.id DESC LIMIT 1
+    ) f
+    WHERE s.ctid = f.place
         AND s.version = c.was_version
         AND s.lease_epoch = c.was_lease_epoch
         AND s.assigned_agent_id IS NOT DISTINCT FROM c.was_agent
     RETURNING s.id
+), effects AS MATERIALIZED (
+    -- With the newest version of each agent, found from there back: while an old transaction is open anywhere,
+    -- each change of its counters leaves one for good.
+    SELECT e.*, f.place
+    FROM json_to_recordset($2) AS e (agent text, slots integer, lapsed integer, accepted boolean)
+    CROSS JOIN LATERAL (
+        SELECT b.ctid AS place FROM agents b
+        WHERE b.name >= e.agent AND b.name <= e.agent
+        ORDER BY b.name DESC LIMIT 1
+    ) f
 ), counted AS (
-    UPDATE agents a SET
-        slots_used = a.slots_used + e.slots,
-        offers_lapsed = CASE WHEN e.accepted THEN 0 ELSE a.offers_lapsed + e.lapsed END,
-        passed_over_until = CASE
-            WHEN e.accepted THEN NULL
-            WHEN a.offers_lapsed + e.lapsed >= 3 AND e.lapsed > 0 THEN now() + make_interval(
-                secs => least(p.backoff_max_seconds,
-                    p.backoff_initial_seconds * power(2, least(30, a.offers_lapsed + e.lapsed - 3))))
-            ELSE a.passed_over_until END
-    FROM json_to_recordset($2) AS e (agent text, slots integer, lapsed integer, accepted boolean), pools p
-    WHERE a.name = e.agent AND p.name = a.pool
-        AND (e.slots <> 0 OR e.lapsed > 0 OR (e.accepted AND a.offers_lapsed > 0))
+    {count}
 ), told AS (
     INSERT INTO event_inbox (kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
         actor_type, actor_name, from_value, to_value, reason, data)
@@ -42,7 +45,7 @@ WITH changed AS MATERIALIZED (
 ), forgotten AS (
     -- Given to it anew, it is not lost to it any more.
     DELETE FROM lost_holds l USING json_to_recordset($4) AS o (session_id uuid, agent text)
-    WHERE l.agent = o.agent AND l.session_id = o.session_id
+    WHERE l.agent = ANY (ARRAY[o.agent]) AND l.session_id = ANY (ARRAY[o.session_id])
 ), closed AS (
     UPDATE lease_ledger l SET
         accepted_at = coalesce(c.accepted_at, l.accepted_at),
@@ -50,7 +53,7 @@ WITH changed AS MATERIALIZED (
         end_reason = c.end_reason
     FROM json_to_recordset($5) AS c (session_id uuid, lease_epoch bigint, accepted_at timestamptz,
         ended_at timestamptz, end_reason text)
-    WHERE l.session_id = c.session_id AND l.lease_epoch = c.lease_epoch
+    WHERE l.session_id = ANY (ARRAY[c.session_id]) AND l.lease_epoch = c.lease_epoch
 ), left_over AS (
     INSERT INTO leftovers (pool, resource_domain, session_id, attempt, platform_resource_id,
         platform_metadata, reason)
@@ -73,5 +76,9 @@ WITH changed AS MATERIALIZED (
 SELECT count(*) AS written,
     -- Commands go with the hold: they are looked at after this, in the same transaction.
     ARRAY (SELECT c.id FROM changed c WHERE
-        (SELECT true FROM commands m WHERE m.session_id = c.id AND m.open LIMIT 1)) AS with_commands
+        (SELECT true FROM commands m WHERE m.session_id >= c.id AND m.session_id <= c.id AND m.open
+            ORDER BY m.session_id LIMIT 1)) AS with_commands,
+    -- Whose version somebody else has replaced since this statement began, who had not locked them.
+    ARRAY (SELECT e.agent FROM effects e
+        WHERE (e.slots <> 0 OR e.lapsed > 0 OR e.accepted) AND e.agent NOT IN (SELECT n.name FROM counted n)) AS uncounted
 FROM written

@@ -52,7 +52,8 @@ const SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ON
 /// array that is bound costs more than running them. A plan that is made while a table is small stays when
 /// it has grown, so whatever is found is found by key or in the order of an index, from the first row on.
 pub const PLANNED_ONCE: &str = "SET LOCAL plan_cache_mode = force_generic_plan; \
-    SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
+    SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off; \
+    SET LOCAL enable_mergejoin = off";
 
 /// A connection as the rooms use it.
 pub type Conn = AsyncPgConnection;
