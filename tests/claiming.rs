@@ -1,5 +1,6 @@
 //! Claims: who gets which session, and how soon.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::future::select_all;
@@ -82,26 +83,36 @@ async fn wakes_one_each(at_another: bool) {
         let agent = server.agent(&format!("a{n:03}"), "p", "d", 1).await;
         polls.push((agent.name.clone(), agent.park(1, 50.0)));
     }
-    server.has_parked("p", 200).await;
-    let before = server.metric("lessor_claim_statements_total").await;
-    // A row that is locked or written has another version or another locker than before.
     let sql = server.database.client().await;
-    sql.batch_execute(
-        "CREATE TEMP TABLE seen AS SELECT name, ctid AS at, xmax::text AS locker FROM agents",
-    )
-    .await
-    .expect("a copy");
-    let first = posting.session("p").await;
-    server.has_parked("p", 199).await;
-    // What the first may have set off at the dispatcher beside its own round is over with the second's.
-    let second = posting.session("p").await;
-    server.has_parked("p", 198).await;
-    let after = server.metric("lessor_claim_statements_total").await;
-    assert!(after - before <= 2.0, "{} rounds", after - before);
-    let looked_at = "SELECT count(*) FROM agents a JOIN seen s USING (name)
-        WHERE a.ctid <> s.at OR a.xmax::text <> s.locker";
-    let looked_at: i64 = sql.query_one(looked_at, &[]).await.expect("a count").get(0);
-    assert_eq!(looked_at, 2, "of the agents' rows");
+    server.has_parked("p", 200).await;
+    // A safety poll that comes between a session's commit and its notification finds the session, and what was
+    // notified of is then looked for once more. It comes each 3.75 s at most: hardly thrice in a row.
+    let (mut seen, mut posted) = (Vec::new(), BTreeSet::new());
+    while seen.len() < 3 && !seen.contains(&(2.0, 2)) {
+        let before = server.metric("lessor_claim_statements_total").await;
+        // A row that is locked or written has another version or another locker than before.
+        sql.batch_execute(
+            "DROP TABLE IF EXISTS seen;
+             CREATE TEMP TABLE seen AS SELECT name, ctid AS at, xmax::text AS locker FROM agents",
+        )
+        .await
+        .expect("a copy");
+        // What the first may have set off at the dispatcher beside its own round is over with the second's.
+        for _ in 0..2 {
+            posted.insert(posting.session("p").await.id);
+            server.has_parked("p", 200 - posted.len()).await;
+        }
+        let after = server.metric("lessor_claim_statements_total").await;
+        let looked_at = "SELECT count(*) FROM agents a JOIN seen s USING (name)
+            WHERE a.ctid <> s.at OR a.xmax::text <> s.locker";
+        let looked_at: i64 = sql.query_one(looked_at, &[]).await.expect("a count").get(0);
+        seen.push((after - before, looked_at));
+    }
+    assert_eq!(
+        seen.last(),
+        Some(&(2.0, 2)),
+        "rounds and agents' rows: {seen:?}"
+    );
     server.stop().await;
     other.stop().await;
     let mut given = Vec::new();
@@ -109,12 +120,11 @@ async fn wakes_one_each(at_another: bool) {
         let claimed = poll.await.expect("the task").expect("it may claim");
         given.extend(claimed.assignments.into_iter().map(|a| (agent.clone(), a)));
     }
-    assert_eq!(given.len(), 2, "{given:#?}");
+    assert_eq!(given.len(), posted.len(), "{given:#?}");
     for (agent, assignment) in &given {
-        assert!([first.id, second.id].contains(&assignment.session.id));
+        assert!(posted.remove(&assignment.session.id), "{given:#?}");
         assert_eq!(assignment.session.assigned_agent_id.as_ref(), Some(agent));
     }
-    assert_ne!(given[0].1.session.id, given[1].1.session.id);
 }
 
 /// Posts 30 sessions one by one over three parked agents, and counts what each gets.

@@ -13,8 +13,9 @@ WITH changed AS MATERIALIZED (
         SELECT x.ctid AS place FROM sessions x WHERE x.id >= c.id AND x.id <= c.id ORDER BY x.id DESC LIMIT 1
     ) f
     WHERE s.ctid = f.place
-        AND s.version = c.was_version
-        AND s.lease_epoch = c.was_lease_epoch
+        -- Nor are these equalities by which it could be joined: most sessions have the same ones.
+        AND s.version = ANY (ARRAY[c.was_version])
+        AND s.lease_epoch = ANY (ARRAY[c.was_lease_epoch])
         AND s.assigned_agent_id IS NOT DISTINCT FROM c.was_agent
     RETURNING s.id
 ), effects AS MATERIALIZED (
@@ -53,7 +54,7 @@ WITH changed AS MATERIALIZED (
         end_reason = c.end_reason
     FROM json_to_recordset($5) AS c (session_id uuid, lease_epoch bigint, accepted_at timestamptz,
         ended_at timestamptz, end_reason text)
-    WHERE l.session_id = ANY (ARRAY[c.session_id]) AND l.lease_epoch = c.lease_epoch
+    WHERE l.session_id = ANY (ARRAY[c.session_id]) AND l.lease_epoch = ANY (ARRAY[c.lease_epoch])
 ), left_over AS (
     INSERT INTO leftovers (pool, resource_domain, session_id, attempt, platform_resource_id,
         platform_metadata, reason)
