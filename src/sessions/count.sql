@@ -1,3 +1,4 @@
+-- What a change of sessions changes of their agents: a part of `write.sql`, and by name alone.
 UPDATE agents a SET
         slots_used = a.slots_used + e.slots,
         offers_lapsed = CASE WHEN e.accepted THEN 0 ELSE a.offers_lapsed + e.lapsed END,

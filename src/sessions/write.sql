@@ -13,7 +13,7 @@ WITH changed AS MATERIALIZED (
         SELECT x.ctid AS place FROM sessions x WHERE x.id >= c.id AND x.id <= c.id ORDER BY x.id DESC LIMIT 1
     ) f
     WHERE s.ctid = f.place
-        -- Nor are these equalities by which it could be joined: most sessions have the same ones.
+        -- No equalities, by which it could be joined: most sessions have the same ones.
         AND s.version = ANY (ARRAY[c.was_version])
         AND s.lease_epoch = ANY (ARRAY[c.was_lease_epoch])
         AND s.assigned_agent_id IS NOT DISTINCT FROM c.was_agent
