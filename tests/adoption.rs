@@ -8,7 +8,7 @@ use lessor_protocol::{
 };
 use uuid::Uuid;
 
-use crate::support::checks::{count, ends, ledger, refused, the_books_agree};
+use crate::support::checks::{WAIT_FOR_LOCKS, count, ends, ledger, refused, the_books_agree};
 use crate::support::{TestAgent, TestServer, eventually, report};
 
 const TTL_SECONDS: f64 = 3.0;
@@ -429,10 +429,8 @@ async fn a_stranger_in_the_same_round_is_given_nothing_of_another_domain() {
         .await
         .expect("its row is locked");
     let new = server.session("p").await.id;
-    let waits = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock'";
     eventually("a round waits for the row", || async {
-        count(&server, waits).await > 0
+        count(&server, WAIT_FOR_LOCKS).await > 0
     })
     .await;
     let parked = stranger.park(1, 55.0);

@@ -8,7 +8,7 @@ use lessor_client::DeleteSession;
 use lessor_protocol::{Action, Assignment, Availability, OnLost, ProblemCode, SessionState};
 use uuid::Uuid;
 
-use crate::support::checks::{count, leftovers, refused, the_books_agree};
+use crate::support::checks::{WAIT_FOR_LOCKS, count, leftovers, refused, the_books_agree};
 use crate::support::{TestAgent, TestServer, eventually, runbook};
 
 /// A pool, and agents in a domain each, who run one session each.
@@ -460,10 +460,8 @@ async fn silence_that_falls_while_a_decision_waits_for_its_locks_still_holds_it(
     holder.batch_execute(&lock).await.expect("a lock");
     let app = std::sync::Arc::clone(&pool.server.app);
     let sweep = tokio::spawn(async move { lessor::leases::sweep_lost_domains(&app).await });
-    let blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-        AND wait_event_type = 'Lock'";
     eventually("the sweep waits for the session", || async {
-        count(&pool.server, blocked).await == 1
+        count(&pool.server, WAIT_FOR_LOCKS).await == 1
     })
     .await;
     run(&pool.server, &gone(&names(1..3))).await;

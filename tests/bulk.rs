@@ -14,7 +14,7 @@ use lessor_protocol::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::checks::{count, dump, the_books_agree};
+use crate::support::checks::{WAIT_FOR_LOCKS, count, dump, the_books_agree};
 use crate::support::platform::Platform;
 use crate::support::{TestAgent, TestServer, eventually, report, runbook};
 
@@ -73,12 +73,9 @@ async fn events(server: &TestServer, id: Uuid, kind: &str) -> Vec<Event> {
     all.into_iter().filter(|event| event.kind == kind).collect()
 }
 
-const BLOCKED: &str = "SELECT count(*) FROM pg_stat_activity \
-    WHERE datname = current_database() AND wait_event_type = 'Lock'";
-
 async fn waits_for_a_lock(server: &TestServer) {
     eventually("it waits for a lock", || async {
-        count(server, BLOCKED).await == 1
+        count(server, WAIT_FOR_LOCKS).await == 1
     })
     .await;
 }
@@ -807,7 +804,10 @@ async fn a_session_that_is_given_to_an_agent_meanwhile_is_changed_with_its_agent
         holder.batch_execute(lock).await.expect("it is locked");
         holder
     });
-    eventually("both wait", || async { count(&server, BLOCKED).await == 2 }).await;
+    eventually("both wait", || async {
+        count(&server, WAIT_FOR_LOCKS).await == 2
+    })
+    .await;
     giver.batch_execute("COMMIT").await.expect("it has it");
     let holder = next.await.expect("the task");
     waits_for_a_lock(&server).await;

@@ -9,7 +9,7 @@ use lessor_protocol::{
     ReportCode, ReportedFailure, ReportedState, Scheduling, SessionPatch, SessionState,
 };
 
-use crate::support::checks::{count, ends, ledger, refused, the_books_agree};
+use crate::support::checks::{WAIT_FOR_LOCKS, count, ends, ledger, refused, the_books_agree};
 use crate::support::{TestAgent, TestServer, database, eventually, report};
 
 #[tokio::test]
@@ -516,10 +516,8 @@ async fn a_claim_waits_for_an_expiry_that_is_being_written() {
         .await
         .expect("its row is locked");
     let session = server.session("p").await;
-    let waits = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock'";
     eventually("the claim waits for the row", || async {
-        count(&server, waits).await > 0
+        count(&server, WAIT_FOR_LOCKS).await > 0
     })
     .await;
     sql.batch_execute("COMMIT").await.expect("it has expired");

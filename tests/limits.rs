@@ -12,7 +12,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::support::agents::{Folder, ProcessAgent, pid_of, state_of};
-use crate::support::checks::{count, ledger, the_books_agree};
+use crate::support::checks::{WAIT_FOR_LOCKS, count, ledger, the_books_agree};
 use crate::support::{TestAgent, TestServer, eventually, runbook};
 
 async fn server() -> TestServer {
@@ -562,10 +562,8 @@ async fn activity_that_comes_while_the_change_waits_saves_the_session() {
     holder.batch_execute(&lock).await.expect("a lock");
     let app = Arc::clone(&server.app);
     let task = tokio::spawn(async move { lessor::limits::run(&app).await });
-    let blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-        AND wait_event_type = 'Lock'";
     eventually("it waits for the session", || async {
-        count(&server, blocked).await == 1
+        count(&server, WAIT_FOR_LOCKS).await == 1
     })
     .await;
     let used = format!("INSERT INTO session_activity VALUES ('{id}', clock_timestamp())");

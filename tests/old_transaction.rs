@@ -6,7 +6,7 @@ use lessor::sessions::write_texts;
 use lessor_protocol::ReportedState;
 use tokio_postgres::Client;
 
-use crate::support::checks::{count, everything_has_a_position, of_index};
+use crate::support::checks::{WAIT_FOR_LOCKS, count, everything_has_a_position, of_index};
 use crate::support::{TestServer, eventually};
 
 /// As a backup does: it sees the database as it is now, and writes nothing.
@@ -134,9 +134,7 @@ async fn changing(server: &TestServer) -> Client {
 
 async fn somebody_waits(server: &TestServer) {
     eventually("somebody waits for it", || async {
-        let waiting = "SELECT count(*) FROM pg_stat_activity
-            WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        count(server, waiting).await > 0
+        count(server, WAIT_FOR_LOCKS).await > 0
     })
     .await;
 }

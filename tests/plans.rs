@@ -344,7 +344,7 @@ fn planned_once() -> Vec<(&'static str, String, &'static str)> {
     all
 }
 
-/// Whether a line of a plan is a scan of an index, and the next ones say what is looked up there.
+/// The first scan of an index in a plan that has no condition below it, and so goes over all of it.
 fn walks_over_an_index(plan: &str) -> Option<&str> {
     let mut lines = plan.lines().peekable();
     while let Some(line) = lines.next() {

@@ -34,6 +34,10 @@ pub async fn of_index(client: &tokio_postgres::Client, column: &str, index: &str
     row.expect("an index").get(0)
 }
 
+/// How many connections wait for a lock at this moment.
+pub const WAIT_FOR_LOCKS: &str = "SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock'";
+
 /// Waits until all that was committed has its position in the stream.
 pub async fn everything_has_a_position(server: &TestServer) {
     super::eventually("everything has a position", || async {
