@@ -1,20 +1,27 @@
 //! Lists of sessions.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
-use diesel::dsl::sql;
+use diesel::dsl::{AsSelect, SqlTypeOf, sql};
+use diesel::pg::Pg;
 use diesel::prelude::*;
-use diesel::sql_types::{Bool, Json, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::query_builder::{AstPass, QueryFragment, QueryId};
+use diesel::sql_types::{BigInt, Bool, Json, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
-use lessor_protocol::Labels;
+use lessor_protocol::{Labels, SessionState};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::filter::SessionFilter;
+use super::filter::{Query, SessionFilter};
 use super::row::SessionRow;
 use crate::app::App;
 use crate::error::Result;
 use crate::store::schema::sessions;
 use crate::store::{AsJson, Conn, Statement};
+
+/// What a list selects.
+type Selected = SqlTypeOf<AsSelect<SessionRow, Pg>>;
 
 /// Where a page of sessions ends.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -44,38 +51,93 @@ pub async fn list(
     app.db
         .read("sessions::list", |conn| {
             Box::pin(async move {
-                use sessions::dsl;
-                let mut query = dsl::sessions
-                    .select(SessionRow::as_select())
-                    .limit(limit)
-                    .into_boxed();
-                if filter.asks_for_creation() {
-                    query = query.order((dsl::created_at.desc(), dsl::id.desc()));
-                    // Where the range itself begins later, only one of them may say where to begin.
-                    let before = filter.created_before;
-                    let inside = |at: DateTime<Utc>| before.is_none_or(|before| at < before);
-                    if let Some(after) = after.filter(|after| inside(after.created_at)) {
-                        query = query.filter(
-                            sql::<Bool>("(sessions.created_at, sessions.id) < (")
-                                .bind::<Timestamptz, _>(after.created_at)
-                                .sql(", ")
-                                .bind::<SqlUuid, _>(after.id)
-                                .sql(")"),
-                        );
-                    }
-                } else {
-                    query = query.order(dsl::id.desc());
-                    if let Some(after) = after {
-                        query = query.filter(dsl::id.lt(after.id));
-                    }
-                }
-                let before = after.filter(|_| !filter.asks_for_creation());
                 let by_labels = by_labels(conn, &filter.labels).await?;
-                let query = filter.narrow_before(before.map(|after| after.id), by_labels, query);
-                Ok(query.load(conn).await?)
+                let page = |filter| page(filter, after, limit, by_labels.clone());
+                let Some(each) = each_in_order(&filter) else {
+                    return Ok(page(filter).load(conn).await?);
+                };
+                let pages = each.into_iter().map(page).collect();
+                Ok(Merged { pages, limit }.load(conn).await?)
             })
         })
         .await
+}
+
+/// A page of what one filter matches.
+fn page(
+    filter: SessionFilter,
+    after: Option<Position>,
+    limit: i64,
+    by_labels: Vec<String>,
+) -> Query<Selected> {
+    use sessions::dsl;
+    let mut query = dsl::sessions
+        .select(SessionRow::as_select())
+        .limit(limit)
+        .into_boxed();
+    if filter.asks_for_creation() {
+        query = query.order((dsl::created_at.desc(), dsl::id.desc()));
+        // Where the range itself begins later, only one of them may say where to begin.
+        let before = filter.created_before;
+        let inside = |at: DateTime<Utc>| before.is_none_or(|before| at < before);
+        if let Some(after) = after.filter(|after| inside(after.created_at)) {
+            query = query.filter(
+                sql::<Bool>("(sessions.created_at, sessions.id) < (")
+                    .bind::<Timestamptz, _>(after.created_at)
+                    .sql(", ")
+                    .bind::<SqlUuid, _>(after.id)
+                    .sql(")"),
+            );
+        }
+    } else {
+        query = query.order(dsl::id.desc());
+        if let Some(after) = after {
+            query = query.filter(dsl::id.lt(after.id));
+        }
+    }
+    let before = after.filter(|_| !filter.asks_for_creation());
+    filter.narrow_before(before.map(|after| after.id), by_labels, query)
+}
+
+/// One filter for each of several states, if that gives them in the order of lists: there is an index with
+/// each state's sessions in that order, so that a page of several is one of each, merged.
+fn each_in_order(filter: &SessionFilter) -> Option<Vec<SessionFilter>> {
+    let states: BTreeSet<SessionState> = filter.states.iter().copied().collect();
+    if filter.asks_for_creation() || states.len() < 2 {
+        return None;
+    }
+    let of_one = |state| SessionFilter {
+        states: vec![state],
+        ..filter.clone()
+    };
+    Some(states.into_iter().map(of_one).collect())
+}
+
+/// Pages in the order of ids, which have nothing in common, as one.
+struct Merged {
+    pages: Vec<Query<Selected>>,
+    limit: i64,
+}
+
+impl QueryFragment<Pg> for Merged {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        for (index, page) in self.pages.iter().enumerate() {
+            out.push_sql(if index == 0 { "(" } else { " UNION ALL (" });
+            QueryFragment::<Pg>::walk_ast(page, out.reborrow())?;
+            out.push_sql(")");
+        }
+        out.push_sql(" ORDER BY id DESC LIMIT ");
+        out.push_bind_param::<BigInt, _>(&self.limit)
+    }
+}
+
+impl QueryId for Merged {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl diesel::query_builder::Query for Merged {
+    type SqlType = Selected;
 }
 
 #[derive(QueryableByName)]
