@@ -26,6 +26,11 @@ const LOCK_REPORTERS: &str = include_str!("../src/reports/lock_agents.sql");
 const LOCK_TO_OFFER: &str = include_str!("../src/claims/lock_to_offer.sql");
 const BEFORE_NEW: &str = include_str!("../src/claims/before_new.sql");
 const INSERT: &str = include_str!("../src/sessions/insert.sql");
+/// Its parameters' types, and values for them.
+const TO_INSERT: (&str, &str) = (
+    "json, json, json, bigint, json, json",
+    "'[]', '[]', '[\"p\"]', 0, '[]', '[]'",
+);
 const LOST_STARTS: &str = include_str!("../src/leases/lost_starts.sql");
 const DUE: &str = include_str!("../src/upkeep/due.sql");
 
@@ -268,10 +273,10 @@ async fn assert_plans_of_new_sessions(client: &Client, when: &str, generic: bool
     let before = plan(client, "text, text[]", BEFORE_NEW, values, generic).await;
     assert!(before.contains("pool_owners_pkey"), "{when}:\n{before}");
     for conflict in ["", "ON CONFLICT (name) WHERE name IS NOT NULL DO NOTHING"] {
-        let text = INSERT.replace("{conflict}", conflict);
-        let types = "json, json, text[], bigint, json, json";
-        let values = "'[]', '[]', '{p}', 0, '[]', '[]'";
-        let insert = plan(client, types, &text, values, generic).await;
+        let text = INSERT
+            .replace("{offered}", "")
+            .replace("{conflict}", conflict);
+        let insert = plan(client, TO_INSERT.0, &text, TO_INSERT.1, generic).await;
         assert!(insert.contains("agents_pkey"), "{when}:\n{insert}");
         for table in ["sessions", "agents"] {
             let whole = format!("Seq Scan on {table}");
@@ -327,9 +332,11 @@ fn planned_once() -> Vec<(&'static str, String, &'static str)> {
             "'{a1,a2}'",
         ),
         (
-            "json, json, text[], bigint, json, json",
-            INSERT.replace("{conflict}", ""),
-            "'[]', '[]', '{p}', 0, '[]', '[]'",
+            TO_INSERT.0,
+            INSERT
+                .replace("{offered}", " (offered)")
+                .replace("{conflict}", ""),
+            TO_INSERT.1,
         ),
     ];
     let [whole, few, count] = write_texts();
@@ -393,6 +400,26 @@ async fn what_is_planned_while_all_is_empty_finds_by_key() {
 
 /// Each renewal and each change of its counters leaves a version of an agent, for as long as a transaction is
 /// open anywhere that is older.
+#[tokio::test]
+async fn what_creates_a_lone_session_is_planned_a_few_times_and_then_kept() {
+    let (_database, client) = with_pool().await;
+    let (types, values) = TO_INSERT;
+    // As it runs there: with no word to the planner, which plans five times and then compares.
+    for conflict in ["", "ON CONFLICT (name) WHERE name IS NOT NULL DO NOTHING"] {
+        let text = INSERT
+            .replace("{offered}", "")
+            .replace("{conflict}", conflict);
+        let prepare = format!("DEALLOCATE ALL; PREPARE it ({types}) AS {text}");
+        client.batch_execute(&prepare).await.expect("it prepares");
+        let run = format!("EXECUTE it ({values});").repeat(12);
+        client.batch_execute(&run).await.expect("it runs");
+        let kept =
+            "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE name = 'it'";
+        let kept = client.query_one(kept, &[]).await.expect("a statement");
+        assert_eq!((kept.get(0), kept.get(1)), (5_i64, 7_i64), "{conflict}");
+    }
+}
+
 #[tokio::test]
 async fn agents_are_found_from_their_newest_versions_back() {
     let (_database, client) = with_pool().await;

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use diesel::QueryableByName;
-use diesel::sql_types::{Array, BigInt, Json, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{BigInt, Json, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use lessor_protocol::Labels;
 use serde::Serialize;
@@ -24,6 +24,33 @@ pub enum Those {
     All,
     /// Those that can be: whose pool is there and whose name is not taken.
     Possible,
+    /// As `All`, some of them offered already, in a transaction whose statements are planned once.
+    Offered,
+}
+
+impl Those {
+    /// The statement's text. A connection keeps plans by it, so what is planned under other settings has one of
+    /// its own: beside a plan that must find all by an index, one for these very values would always look cheaper,
+    /// and it would be planned anew each time.
+    fn text(self, named: bool) -> String {
+        let (offered, conflict) = match self {
+            Self::Offered => (" (offered)", ""),
+            // An insert that looks for conflicts first costs more.
+            Self::Possible if named => ("", "ON CONFLICT (name) WHERE name IS NOT NULL DO NOTHING"),
+            Self::All | Self::Possible => ("", ""),
+        };
+        include_str!("insert.sql")
+            .replacen("{offered}", offered, 1)
+            .replace("{conflict}", conflict)
+    }
+
+    /// How many must be possible, of so many, for any to be inserted.
+    fn least(self, drafts: usize) -> i64 {
+        match self {
+            Self::All | Self::Offered => i64::try_from(drafts).unwrap_or(i64::MAX),
+            Self::Possible => 0,
+        }
+    }
 }
 
 #[derive(QueryableByName)]
@@ -39,20 +66,14 @@ struct Made {
 }
 
 /// Inserts new sessions with their events, each into the pool that its row names, and says of each
-/// whether it was made: those are placed then, as they stand in the database. `All` says it of all or
-/// of none.
+/// whether it was made: those are placed then, as they stand in the database. `All` and `Offered` say it of
+/// all or of none.
 ///
 /// # Errors
 /// When the database refuses; a name that is taken is such an error with `All`.
 pub async fn insert(conn: &mut Conn, drafts: &mut [Draft], those: Those) -> Result<Vec<bool>> {
     let named = drafts.iter().any(|draft| draft.row.name.is_some());
-    let (conflict, least) = match those {
-        Those::All => ("", drafts.len()),
-        // An insert that looks for conflicts first costs more.
-        Those::Possible if named => ("ON CONFLICT (name) WHERE name IS NOT NULL DO NOTHING", 0),
-        Those::Possible => ("", 0),
-    };
-    let text = include_str!("insert.sql").replace("{conflict}", conflict);
+    let text = those.text(named);
     let changed: Vec<&Draft> = drafts.iter().collect();
     let pools: BTreeSet<&str> = drafts.iter().map(|d| d.row.agent_pool.as_str()).collect();
     let rows: Vec<_> = drafts.iter().map(|d| NewRow::of(&d.row)).collect();
@@ -61,8 +82,8 @@ pub async fn insert(conn: &mut Conn, drafts: &mut [Draft], those: Those) -> Resu
     let made: Vec<Made> = Statement::new(&text)
         .bind::<Json, _>(AsJson(rows))
         .bind::<Json, _>(AsJson(events))
-        .bind::<Array<Text>, _>(pools.into_iter().collect::<Vec<_>>())
-        .bind::<BigInt, _>(i64::try_from(least).unwrap_or(i64::MAX))
+        .bind::<Json, _>(AsJson(pools))
+        .bind::<BigInt, _>(those.least(drafts.len()))
         .bind::<Json, _>(AsJson(opened))
         .bind::<Json, _>(AsJson(agent_changes(&changed)))
         .load(conn)
@@ -117,6 +138,23 @@ impl<'a> NewRow<'a> {
             idle_action: row.idle_action.as_str(),
             max_duration_seconds: row.max_duration_seconds,
             spec_text: row.spec.get(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_offered_has_a_plan_of_its_own() {
+        let [offered, all, possible] =
+            [Those::Offered, Those::All, Those::Possible].map(|those| those.text(false));
+        assert_ne!(offered, all);
+        assert_eq!(all, possible);
+        for text in [offered, all, Those::Possible.text(true)] {
+            assert!(text.starts_with("-- sessions::insert"), "{text}");
+            assert!(!text.contains('{'), "{text}");
         }
     }
 }

@@ -1,12 +1,18 @@
--- sessions::insert
+-- sessions::insert{offered}
 -- New sessions with their first events, each in the pool that it names. One whose pool is not there, or
 -- not on its platform and in its region, is left out; none is inserted if that leaves fewer than $4. The
 -- times are the transaction's. Some are offered already, to agents that this transaction has locked: $5
 -- begins their ledgers, $6 says how many slots that takes. Nothing else of what `write.sql` writes can
 -- be in a session that is new. Names are written in their order, so that two batches wait for each other
 -- in turn.
+-- All arguments are JSON, of which the planner expects as much whatever is bound: so a plan for any of them
+-- looks as cheap as one for these, and is kept. Planning this anew takes as long as running it.
 WITH homes AS MATERIALIZED (
-    SELECT p.name, p.platform, p.region FROM pools p WHERE p.name = ANY ($3)
+    SELECT p.* FROM json_array_elements_text($3) AS n
+    CROSS JOIN LATERAL (
+        SELECT p.name, p.platform, p.region FROM pools p
+        WHERE p.name >= n COLLATE "C" AND p.name <= n COLLATE "C" ORDER BY p.name LIMIT 1
+    ) p
 ), asked AS MATERIALIZED (
     SELECT s.*, h.platform AS home_platform, h.region AS home_region
     FROM ROWS FROM (json_to_recordset($1) AS (id uuid, name text, agent_pool text, asked_platform text,

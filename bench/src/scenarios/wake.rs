@@ -44,6 +44,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// # Errors
 /// When something fails.
 pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
+    // First, as that can take minutes: no lease runs meanwhile.
+    let peers = peers::install(bench).await?;
     let (database, service) = load::with_two_pools(bench).await?;
     let client = connect(&database.url).await?;
     let text = INSERT.replace("{spec}", SPEC);
@@ -52,7 +54,6 @@ pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
     let mut agent = Waiting::register(&service, "p", "waker", "here").await?;
     let samples = bench.effort.size(SAMPLES, 10);
     let (mut medians, mut worst, mut bare) = (Vec::new(), Vec::new(), Vec::new());
-    let peers = peers::install(bench).await?;
     let mut beside = Beside::default();
     for _ in 0..bench.effort.rounds {
         let (mut ours, mut empty, mut inserts) = (Vec::new(), Vec::new(), Vec::new());
