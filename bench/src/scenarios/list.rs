@@ -225,7 +225,9 @@ async fn fill(client: &Client, count: usize, newest: DateTime<Utc>) -> Result<()
              ) s"
         ))
         .await?;
-    client.batch_execute("VACUUM ANALYZE sessions").await?;
+    client
+        .batch_execute("VACUUM ANALYZE sessions, session_labels")
+        .await?;
     client.batch_execute("CHECKPOINT").await?;
     Ok(())
 }
