@@ -6,7 +6,7 @@ use lessor_protocol::SessionPatch;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use crate::support::checks::of_index;
+use crate::support::checks::{count_now, of_index};
 use crate::support::{self, TestServer};
 
 /// How many sessions there are, all but a few of them alike.
@@ -28,6 +28,7 @@ async fn fill(client: &Client) {
          ANALYZE sessions; ANALYZE session_labels;"
     );
     client.batch_execute(&text).await.expect("sessions");
+    count_now(client).await;
 }
 
 /// The ids of all pages of a list.
@@ -126,6 +127,7 @@ async fn a_page_of_several_states_is_read_no_further_than_it_goes() {
         .expect("some have failed");
     let settled = client.batch_execute("VACUUM ANALYZE sessions").await;
     settled.expect("vacuumed");
+    count_now(&client).await;
     let wanted = (1..=MANY).filter(|n| n % 100 == 3 || n % 10_000 == 5_000);
     let wanted: Vec<String> = ids(wanted.rev());
     server.stop().await;
@@ -160,6 +162,7 @@ async fn a_page_of_a_frequent_label_is_read_no_further_than_it_goes() {
              EXECUTE format('ALTER DATABASE %I SET min_parallel_table_scan_size = 0', current_database());
          END $$";
     client.batch_execute(text).await.expect("teams");
+    count_now(&client).await;
     let server = TestServer::over(database.clone(), |_| {}).await;
     let read = async || of_index(&client, "idx_tup_read", "session_labels_pkey").await;
     let before = read().await;

@@ -24,6 +24,14 @@ pub async fn dump(client: &tokio_postgres::Client) -> String {
     all
 }
 
+/// Has what this connection did until now counted at once, and not some time after it: PostgreSQL 15 and later can.
+pub async fn count_now(client: &tokio_postgres::Client) {
+    let text = "DO $$ BEGIN
+        IF to_regproc('pg_stat_force_next_flush') IS NOT NULL THEN PERFORM pg_stat_force_next_flush(); END IF;
+    END $$";
+    client.batch_execute(text).await.expect("it is counted");
+}
+
 /// What the database has counted of an index (`idx_scan`, `idx_tup_read`), as far as it was told: by
 /// connections that have ended.
 pub async fn of_index(client: &tokio_postgres::Client, column: &str, index: &str) -> i64 {
