@@ -18,7 +18,7 @@ use super::row::SessionRow;
 use crate::app::App;
 use crate::error::Result;
 use crate::store::schema::sessions;
-use crate::store::{AsJson, Conn, Statement};
+use crate::store::{AsJson, Statement};
 
 /// What a list selects.
 type Selected = SqlTypeOf<AsSelect<SessionRow, Pg>>;
@@ -48,10 +48,10 @@ pub async fn list(
     after: Option<Position>,
     limit: i64,
 ) -> Result<Vec<SessionRow>> {
+    let by_labels = by_labels(app, filter.labels.clone()).await?;
     app.db
         .read("sessions::list", |conn| {
             Box::pin(async move {
-                let by_labels = by_labels(conn, &filter.labels).await?;
                 let page = |filter| page(filter, after, limit, by_labels.clone());
                 let Some(each) = each_in_order(&filter) else {
                     return Ok(page(filter).load(conn).await?);
@@ -147,14 +147,26 @@ struct Key {
 }
 
 /// By which labels a page is looked up: by the rarest alone. The planner knows how many sessions have a label
-/// only of the most frequent ones, and would go through those.
-async fn by_labels(conn: &mut Conn, labels: &Labels) -> Result<Vec<String>> {
+/// only of the most frequent ones, and would go through those. For the same reason it must not choose how the
+/// rarest is found: it expects few of each, and so would read all of the most frequent one and sort it.
+async fn by_labels(app: &App, labels: Labels) -> Result<Vec<String>> {
     if labels.len() < 2 {
-        return Ok(labels.keys().cloned().collect());
+        return Ok(labels.into_keys().collect());
     }
-    let rarest: Vec<Key> = Statement::new(include_str!("rarest_label.sql"))
-        .bind::<Json, _>(AsJson(labels))
-        .load(conn)
-        .await?;
-    Ok(rarest.into_iter().map(|rarest| rarest.key).collect())
+    app.db
+        .write_once(
+            "sessions::rarest_label",
+            |conn| {
+                Box::pin(async move {
+                    let mut conn = conn;
+                    let rarest: Vec<Key> = Statement::new(include_str!("rarest_label.sql"))
+                        .bind::<Json, _>(AsJson(labels))
+                        .load(&mut conn)
+                        .await?;
+                    Ok(rarest.into_iter().map(|rarest| rarest.key).collect())
+                })
+            },
+            |_, rarest| Box::pin(async move { Ok(rarest) }),
+        )
+        .await
 }
