@@ -42,6 +42,13 @@ fn backlog() -> i64 {
         .unwrap_or(1_000_000)
 }
 
+/// The statement that inserts sessions, as `sessions::insert` makes it.
+fn to_insert(offered: &str, conflict: &str) -> String {
+    INSERT
+        .replace("{offered}", offered)
+        .replace("{conflict}", conflict)
+}
+
 /// A database with a pool and no server.
 async fn with_pool() -> (
     std::sync::Arc<crate::support::postgres::TestDatabase>,
@@ -273,9 +280,7 @@ async fn assert_plans_of_new_sessions(client: &Client, when: &str, generic: bool
     let before = plan(client, "text, text[]", BEFORE_NEW, values, generic).await;
     assert!(before.contains("pool_owners_pkey"), "{when}:\n{before}");
     for conflict in ["", "ON CONFLICT (name) WHERE name IS NOT NULL DO NOTHING"] {
-        let text = INSERT
-            .replace("{offered}", "")
-            .replace("{conflict}", conflict);
+        let text = to_insert("", conflict);
         let insert = plan(client, TO_INSERT.0, &text, TO_INSERT.1, generic).await;
         assert!(insert.contains("agents_pkey"), "{when}:\n{insert}");
         for table in ["sessions", "agents"] {
@@ -331,13 +336,7 @@ fn planned_once() -> Vec<(&'static str, String, &'static str)> {
             LOCK_REPORTERS.replace("{others}", ""),
             "'{a1,a2}'",
         ),
-        (
-            TO_INSERT.0,
-            INSERT
-                .replace("{offered}", " (offered)")
-                .replace("{conflict}", ""),
-            TO_INSERT.1,
-        ),
+        (TO_INSERT.0, to_insert(" (offered)", ""), TO_INSERT.1),
     ];
     let [whole, few, count] = write_texts();
     all.push(("json", count.to_owned(), "'[]'"));
@@ -398,17 +397,13 @@ async fn what_is_planned_while_all_is_empty_finds_by_key() {
     }
 }
 
-/// Each renewal and each change of its counters leaves a version of an agent, for as long as a transaction is
-/// open anywhere that is older.
 #[tokio::test]
 async fn what_creates_a_lone_session_is_planned_a_few_times_and_then_kept() {
     let (_database, client) = with_pool().await;
     let (types, values) = TO_INSERT;
     // As it runs there: with no word to the planner, which plans five times and then compares.
     for conflict in ["", "ON CONFLICT (name) WHERE name IS NOT NULL DO NOTHING"] {
-        let text = INSERT
-            .replace("{offered}", "")
-            .replace("{conflict}", conflict);
+        let text = to_insert("", conflict);
         let prepare = format!("DEALLOCATE ALL; PREPARE it ({types}) AS {text}");
         client.batch_execute(&prepare).await.expect("it prepares");
         let run = format!("EXECUTE it ({values});").repeat(12);
@@ -420,6 +415,8 @@ async fn what_creates_a_lone_session_is_planned_a_few_times_and_then_kept() {
     }
 }
 
+/// Each renewal and each change of its counters leaves a version of an agent, for as long as a transaction is
+/// open anywhere that is older.
 #[tokio::test]
 async fn agents_are_found_from_their_newest_versions_back() {
     let (_database, client) = with_pool().await;

@@ -70,7 +70,7 @@ struct Made {
 /// all or of none.
 ///
 /// # Errors
-/// When the database refuses; a name that is taken is such an error with `All`.
+/// When the database refuses; a name that is taken is such an error but with `Possible`.
 pub async fn insert(conn: &mut Conn, drafts: &mut [Draft], those: Those) -> Result<Vec<bool>> {
     let named = drafts.iter().any(|draft| draft.row.name.is_some());
     let text = those.text(named);

@@ -5,7 +5,7 @@
 -- begins their ledgers, $6 says how many slots that takes. Nothing else of what `write.sql` writes can
 -- be in a session that is new. Names are written in their order, so that two batches wait for each other
 -- in turn.
--- All arguments are JSON, of which the planner expects as much whatever is bound: so a plan for any of them
+-- All lists are JSON, of which the planner expects as much whatever is bound: so a plan for any of them
 -- looks as cheap as one for these, and is kept. Planning this anew takes as long as running it.
 WITH homes AS MATERIALIZED (
     SELECT p.* FROM json_array_elements_text($3) AS n
