@@ -77,7 +77,7 @@ async fn what_waits_is_shown_by_pool() {
     server.session("idle").await;
     parked.await.expect("the task").expect("an answer");
     server.has_parked("idle", 0).await;
-    for kind in ["work", "beats"] {
+    for kind in ["work", "often", "beats"] {
         let open = format!("lessor_db_connections{{kind=\"{kind}\",state=\"open\"}}");
         assert!(server.metric(&open).await >= 1.0, "{kind}");
         let idle = format!("lessor_db_connections{{kind=\"{kind}\",state=\"idle\"}}");

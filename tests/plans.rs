@@ -42,11 +42,10 @@ fn backlog() -> i64 {
         .unwrap_or(1_000_000)
 }
 
-/// The statement that inserts sessions, as `sessions::insert` makes it.
-fn to_insert(offered: &str, conflict: &str) -> String {
-    INSERT
-        .replace("{offered}", offered)
-        .replace("{conflict}", conflict)
+/// The statements that insert sessions, as `sessions::insert` makes them.
+fn to_insert() -> [String; 2] {
+    let conflicts = ["", "ON CONFLICT (name) WHERE name IS NOT NULL DO NOTHING"];
+    conflicts.map(|conflict| INSERT.replace("{conflict}", conflict))
 }
 
 /// A database with a pool and no server.
@@ -127,11 +126,6 @@ async fn plan(client: &Client, types: &str, text: &str, values: &str, generic: b
         _ => None,
     });
     lines.collect::<Vec<String>>().join("\n")
-}
-
-/// Settings of a transaction as those of a connection.
-fn always(settings: &str) -> String {
-    settings.replace("SET LOCAL", "SET")
 }
 
 fn assert_in_order(plan: &str, index: &str, when: &str) {
@@ -249,8 +243,8 @@ async fn assert_plans(client: &Client, when: &str) {
 async fn assert_writes(client: &Client, when: &str, generic: bool) {
     let types = "json, json, json, json, json, json, json";
     let empty = "'[]', '[]', '[]', '[]', '[]', '[]', '[]'";
-    for settings in [String::new(), always(PLANNED_ONCE)] {
-        client.batch_execute(&settings).await.expect("settings");
+    for settings in ["", PLANNED_ONCE] {
+        client.batch_execute(settings).await.expect("settings");
         for text in &write_texts()[..2] {
             let write = plan(client, types, text, empty, generic).await;
             assert!(
@@ -279,8 +273,7 @@ async fn assert_plans_of_new_sessions(client: &Client, when: &str, generic: bool
     let values = "'p', '{o1,o2}'";
     let before = plan(client, "text, text[]", BEFORE_NEW, values, generic).await;
     assert!(before.contains("pool_owners_pkey"), "{when}:\n{before}");
-    for conflict in ["", "ON CONFLICT (name) WHERE name IS NOT NULL DO NOTHING"] {
-        let text = to_insert("", conflict);
+    for text in to_insert() {
         let insert = plan(client, TO_INSERT.0, &text, TO_INSERT.1, generic).await;
         assert!(insert.contains("agents_pkey"), "{when}:\n{insert}");
         for table in ["sessions", "agents"] {
@@ -336,8 +329,10 @@ fn planned_once() -> Vec<(&'static str, String, &'static str)> {
             LOCK_REPORTERS.replace("{others}", ""),
             "'{a1,a2}'",
         ),
-        (TO_INSERT.0, to_insert(" (offered)", ""), TO_INSERT.1),
     ];
+    for text in to_insert() {
+        all.push((TO_INSERT.0, text, TO_INSERT.1));
+    }
     let [whole, few, count] = write_texts();
     all.push(("json", count.to_owned(), "'[]'"));
     for text in [whole, few] {
@@ -369,10 +364,7 @@ fn walks_over_an_index(plan: &str) -> Option<&str> {
 #[tokio::test]
 async fn what_is_planned_while_all_is_empty_finds_by_key() {
     let (_database, client) = with_pool().await;
-    client
-        .batch_execute(&always(PLANNED_ONCE))
-        .await
-        .expect("settings");
+    client.batch_execute(PLANNED_ONCE).await.expect("settings");
     for before in ["", "VACUUM", "VACUUM ANALYZE"] {
         // Where it is known that there is nothing, to walk over all of it looks as cheap as a look by key.
         client.batch_execute(before).await.expect("statistics");
@@ -401,9 +393,8 @@ async fn what_is_planned_while_all_is_empty_finds_by_key() {
 async fn what_creates_a_lone_session_is_planned_a_few_times_and_then_kept() {
     let (_database, client) = with_pool().await;
     let (types, values) = TO_INSERT;
-    // As it runs there: with no word to the planner, which plans five times and then compares.
-    for conflict in ["", "ON CONFLICT (name) WHERE name IS NOT NULL DO NOTHING"] {
-        let text = to_insert("", conflict);
+    // Where a caller learns why it cannot be, with no word to the planner, which plans five times and then compares.
+    for text in to_insert() {
         let prepare = format!("DEALLOCATE ALL; PREPARE it ({types}) AS {text}");
         client.batch_execute(&prepare).await.expect("it prepares");
         let run = format!("EXECUTE it ({values});").repeat(12);
@@ -411,7 +402,7 @@ async fn what_creates_a_lone_session_is_planned_a_few_times_and_then_kept() {
         let kept =
             "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE name = 'it'";
         let kept = client.query_one(kept, &[]).await.expect("a statement");
-        assert_eq!((kept.get(0), kept.get(1)), (5_i64, 7_i64), "{conflict}");
+        assert_eq!((kept.get(0), kept.get(1)), (5_i64, 7_i64), "{text}");
     }
 }
 
@@ -421,10 +412,7 @@ async fn what_creates_a_lone_session_is_planned_a_few_times_and_then_kept() {
 async fn agents_are_found_from_their_newest_versions_back() {
     let (_database, client) = with_pool().await;
     fill(&client, 1).await;
-    client
-        .batch_execute(&always(PLANNED_ONCE))
-        .await
-        .expect("settings");
+    client.batch_execute(PLANNED_ONCE).await.expect("settings");
     // New sessions are rare beside renewals, and who was changed meanwhile is rarer.
     let all = planned_once().into_iter();
     for (types, text, values) in all.filter(|(_, text, _)| !text.contains("a.name = ANY")) {

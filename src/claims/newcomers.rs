@@ -201,7 +201,7 @@ async fn make_in(
             &agents,
         );
     }
-    let made = sessions::insert(conn, &mut drafts, Those::Offered).await?;
+    let made = sessions::insert(conn, &mut drafts, Those::All).await?;
     if !made.into_iter().all(|made| made) {
         // The pool is not what was asked for; whoever asked finds out alone.
         return Err(Error::Internal("a session has another home".to_owned()));

@@ -1,5 +1,7 @@
 //! Which sessions are meant: the filter of lists, and of what is done to many.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use diesel::dsl::sql;
 use diesel::pg::Pg;
@@ -31,6 +33,19 @@ pub struct SessionFilter {
     pub scope: Scope,
 }
 
+/// The only condition of a filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Only {
+    /// None, or one by which there is no choice of indexes.
+    Plain,
+    /// A column with a value; there is an index with each value's sessions in the order of lists.
+    Column(&'static str, String),
+    /// Several states.
+    States(Vec<&'static str>),
+    /// A label: its key and its value.
+    Label(String, String),
+}
+
 /// A query on sessions that is being put together; `ST` is what it selects.
 pub(super) type Query<ST> = sessions::BoxedQuery<'static, Pg, ST>;
 
@@ -38,6 +53,43 @@ impl SessionFilter {
     /// Whether it asks for times of creation.
     pub(super) fn asks_for_creation(&self) -> bool {
         self.created_after.is_some() || self.created_before.is_some()
+    }
+
+    /// Its only condition, where how a page of it is found need not depend on the value. It does between several,
+    /// and where the planner must guess how many pools a tenant has, or how many sessions an agent.
+    pub(super) fn only(&self) -> Option<Only> {
+        let column = |column, value: &str| Only::Column(column, value.to_owned());
+        let states: BTreeSet<&str> = self.states.iter().map(|state| state.as_str()).collect();
+        let mut states: Vec<&str> = states.into_iter().collect();
+        let states = match states.len() {
+            0 | 1 => states.pop().map(|state| column("state", state)),
+            _ => Some(Only::States(states)),
+        };
+        let desired = self.desired_state.map(|desired| desired.as_str());
+        let conditions = [
+            self.scope
+                .owner
+                .as_deref()
+                .map(|owner| column("owner", owner)),
+            self.owner.as_deref().map(|owner| column("owner", owner)),
+            self.pool.as_deref().map(|pool| column("agent_pool", pool)),
+            desired.map(|desired| column("desired_state", desired)),
+            self.resource_domain
+                .as_deref()
+                .map(|domain| column("resource_domain", domain)),
+            states,
+            self.assigned.map(|_| Only::Plain),
+            self.name.as_ref().map(|_| Only::Plain),
+            self.asks_for_creation().then_some(Only::Plain),
+        ];
+        let label = |(key, value): (&String, &String)| Only::Label(key.clone(), value.clone());
+        let mut conditions = conditions
+            .into_iter()
+            .flatten()
+            .chain(self.labels.iter().map(label));
+        let only = conditions.next().unwrap_or(Only::Plain);
+        let others = conditions.next().is_some() || self.assigned_agent_id.is_some();
+        (self.scope.reach == Reach::Everything && !others).then_some(only)
     }
 
     /// The query, of those sessions only that the filter matches.
@@ -97,7 +149,8 @@ impl SessionFilter {
         if !self.labels.is_empty() {
             // Of the row itself, so that one which is locked is judged by what it has become. By the function and not
             // by `@>`: of that the planner knows how many sessions it lets through, takes it for another condition
-            // beside those below, expects a hundredth of what there is, and so reads and sorts all of it.
+            // beside those below, expects a hundredth of what there is, and so reads and sorts all of it. With Diesel's `sql`
+            // it is planned for its values each time, as it must be among other conditions.
             let labels = LabelsColumn(self.labels.clone());
             query = query.filter(
                 sql::<Bool>("jsonb_contains(sessions.labels, ")

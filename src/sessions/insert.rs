@@ -24,30 +24,23 @@ pub enum Those {
     All,
     /// Those that can be: whose pool is there and whose name is not taken.
     Possible,
-    /// As `All`, some of them offered already, in a transaction whose statements are planned once.
-    Offered,
 }
 
 impl Those {
-    /// The statement's text. A connection keeps plans by it, so what is planned under other settings has one of
-    /// its own: beside a plan that must find all by an index, one for these very values would always look cheaper,
-    /// and it would be planned anew each time.
+    /// The statement's text.
     fn text(self, named: bool) -> String {
-        let (offered, conflict) = match self {
-            Self::Offered => (" (offered)", ""),
-            // An insert that looks for conflicts first costs more.
-            Self::Possible if named => ("", "ON CONFLICT (name) WHERE name IS NOT NULL DO NOTHING"),
-            Self::All | Self::Possible => ("", ""),
+        // An insert that looks for conflicts first costs more.
+        let conflict = match self {
+            Self::Possible if named => "ON CONFLICT (name) WHERE name IS NOT NULL DO NOTHING",
+            Self::All | Self::Possible => "",
         };
-        include_str!("insert.sql")
-            .replacen("{offered}", offered, 1)
-            .replace("{conflict}", conflict)
+        include_str!("insert.sql").replace("{conflict}", conflict)
     }
 
     /// How many must be possible, of so many, for any to be inserted.
     fn least(self, drafts: usize) -> i64 {
         match self {
-            Self::All | Self::Offered => i64::try_from(drafts).unwrap_or(i64::MAX),
+            Self::All => i64::try_from(drafts).unwrap_or(i64::MAX),
             Self::Possible => 0,
         }
     }
@@ -66,8 +59,7 @@ struct Made {
 }
 
 /// Inserts new sessions with their events, each into the pool that its row names, and says of each
-/// whether it was made: those are placed then, as they stand in the database. `All` and `Offered` say it of
-/// all or of none.
+/// whether it was made: those are placed then, as they stand in the database. `All` says it of all or of none.
 ///
 /// # Errors
 /// When the database refuses; a name that is taken is such an error but with `Possible`.
@@ -138,23 +130,6 @@ impl<'a> NewRow<'a> {
             idle_action: row.idle_action.as_str(),
             max_duration_seconds: row.max_duration_seconds,
             spec_text: row.spec.get(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_offered_has_a_plan_of_its_own() {
-        let [offered, all, possible] =
-            [Those::Offered, Those::All, Those::Possible].map(|those| those.text(false));
-        assert_ne!(offered, all);
-        assert_eq!(all, possible);
-        for text in [offered, all, Those::Possible.text(true)] {
-            assert!(text.starts_with("-- sessions::insert"), "{text}");
-            assert!(!text.contains('{'), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
--- sessions::insert{offered}
+-- sessions::insert
 -- New sessions with their first events, each in the pool that it names. One whose pool is not there, or
 -- not on its platform and in its region, is left out; none is inserted if that leaves fewer than $4. The
 -- times are the transaction's. Some are offered already, to agents that this transaction has locked: $5

@@ -3,22 +3,23 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use diesel::dsl::{AsSelect, SqlTypeOf, sql};
+use diesel::dsl::{AsSelect, SqlTypeOf};
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
-use diesel::sql_types::{BigInt, Bool, Json, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Bool, Json, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
+use futures_util::future::BoxFuture;
 use lessor_protocol::{Labels, SessionState};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::filter::{Query, SessionFilter};
+use super::filter::{Only, Query, SessionFilter};
 use super::row::SessionRow;
 use crate::app::App;
 use crate::error::Result;
 use crate::store::schema::sessions;
-use crate::store::{AsJson, Statement};
+use crate::store::{AsJson, Conn, Fragment, Statement};
 
 /// What a list selects.
 type Selected = SqlTypeOf<AsSelect<SessionRow, Pg>>;
@@ -49,18 +50,80 @@ pub async fn list(
     limit: i64,
 ) -> Result<Vec<SessionRow>> {
     let by_labels = by_labels(app, filter.labels.clone()).await?;
-    app.db
-        .read("sessions::list", |conn| {
-            Box::pin(async move {
-                let page = |filter| page(filter, after, limit, by_labels.clone());
-                let Some(each) = each_in_order(&filter) else {
-                    return Ok(page(filter).load(conn).await?);
-                };
-                let pages = each.into_iter().map(page).collect();
-                Ok(Merged { pages, limit }.load(conn).await?)
-            })
+    let (db, name) = (&app.db, "sessions::list");
+    let Some(only) = filter.only() else {
+        return db
+            .read(name, |conn| read(conn, filter, after, limit, by_labels))
+            .await;
+    };
+    db.read_often(name, |conn| {
+        Box::pin(async move {
+            let page = match by_one(only, after, limit) {
+                Some(page) => page,
+                None => page(filter, after, limit, by_labels),
+            };
+            Ok(page.load(conn).await?)
         })
-        .await
+    })
+    .await
+}
+
+fn read(
+    conn: &mut Conn,
+    filter: SessionFilter,
+    after: Option<Position>,
+    limit: i64,
+    by_labels: Vec<String>,
+) -> BoxFuture<'_, Result<Vec<SessionRow>>> {
+    Box::pin(async move {
+        let page = |filter| page(filter, after, limit, by_labels.clone());
+        let Some(each) = each_in_order(&filter) else {
+            return Ok(page(filter).load(conn).await?);
+        };
+        let pages = each.into_iter().map(page).collect();
+        Ok(Merged { pages, limit }.load(conn).await?)
+    })
+}
+
+/// A page by a single condition, if that has a value: read in the order of its index, from where the page begins.
+/// The text asks for just that order and compares as the index does, or asks a table that has no other index, so
+/// that it cannot be planned otherwise, however frequent the planner takes a value for.
+fn by_one(only: Only, after: Option<Position>, limit: i64) -> Option<Query<Selected>> {
+    let query = sessions::table
+        .select(SessionRow::as_select())
+        .limit(limit)
+        .into_boxed();
+    let before = after.map_or(Uuid::max(), |after| after.id);
+    let newest = sessions::id.desc();
+    Some(match only {
+        Only::Plain => return None,
+        Only::Column(column, value) => {
+            let text =
+                format!("(sessions.{column}, sessions.id) < ($1, $2) AND sessions.{column} >= $1");
+            let condition = Fragment::<Bool>::new(text)
+                .bind::<Text, _>(value)
+                .bind::<SqlUuid, _>(before);
+            let order = Fragment::<Text>::new(format!("sessions.{column} DESC"));
+            query.filter(condition).order((order, newest))
+        }
+        Only::States(states) => {
+            let text = include_str!("newest_of_states.sql");
+            let condition = Fragment::<Bool>::new(text)
+                .bind::<Array<Text>, _>(states)
+                .bind::<SqlUuid, _>(before)
+                .bind::<BigInt, _>(limit);
+            query.filter(condition).order(newest)
+        }
+        Only::Label(key, value) => {
+            let text = include_str!("newest_with_label.sql");
+            let condition = Fragment::<Bool>::new(text)
+                .bind::<Text, _>(key)
+                .bind::<Text, _>(value)
+                .bind::<SqlUuid, _>(before)
+                .bind::<BigInt, _>(limit);
+            query.filter(condition).order(newest)
+        }
+    })
 }
 
 /// A page of what one filter matches.
@@ -82,11 +145,9 @@ fn page(
         let inside = |at: DateTime<Utc>| before.is_none_or(|before| at < before);
         if let Some(after) = after.filter(|after| inside(after.created_at)) {
             query = query.filter(
-                sql::<Bool>("(sessions.created_at, sessions.id) < (")
+                Fragment::<Bool>::new("(sessions.created_at, sessions.id) < ($1, $2)")
                     .bind::<Timestamptz, _>(after.created_at)
-                    .sql(", ")
-                    .bind::<SqlUuid, _>(after.id)
-                    .sql(")"),
+                    .bind::<SqlUuid, _>(after.id),
             );
         }
     } else {
@@ -154,19 +215,14 @@ async fn by_labels(app: &App, labels: Labels) -> Result<Vec<String>> {
         return Ok(labels.into_keys().collect());
     }
     app.db
-        .write_once(
-            "sessions::rarest_label",
-            |conn| {
-                Box::pin(async move {
-                    let mut conn = conn;
-                    let rarest: Vec<Key> = Statement::new(include_str!("rarest_label.sql"))
-                        .bind::<Json, _>(AsJson(labels))
-                        .load(&mut conn)
-                        .await?;
-                    Ok(rarest.into_iter().map(|rarest| rarest.key).collect())
-                })
-            },
-            |_, rarest| Box::pin(async move { Ok(rarest) }),
-        )
+        .read_often("sessions::rarest_label", |conn| {
+            Box::pin(async move {
+                let rarest: Vec<Key> = Statement::new(include_str!("rarest_label.sql"))
+                    .bind::<Json, _>(AsJson(labels))
+                    .load(conn)
+                    .await?;
+                Ok(rarest.into_iter().map(|rarest| rarest.key).collect())
+            })
+        })
         .await
 }

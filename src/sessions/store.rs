@@ -58,7 +58,7 @@ async fn lock_by(conn: &mut Conn, text: &str, ids: &[Uuid]) -> Result<Vec<Sessio
     let mut ids = ids.to_vec();
     ids.sort_unstable();
     ids.dedup();
-    Ok(Statement::new(&with_columns(text))
+    Ok(Statement::new(with_columns(text))
         .bind::<Array<SqlUuid>, _>(ids)
         .load(conn)
         .await?)

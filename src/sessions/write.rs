@@ -79,10 +79,10 @@ pub async fn write(conn: &mut Conn, drafts: &[Draft]) -> Result<Hints> {
         .map(|draft| Some(ChangedRow::of(draft, Few::of(&draft.before, &draft.row)?)))
         .collect();
     let statement = match few {
-        Some(rows) => Statement::new(&shape::FEW).bind::<Json, _>(AsJson(rows)),
+        Some(rows) => Statement::new(shape::FEW.as_str()).bind::<Json, _>(AsJson(rows)),
         None => {
             let rows = drafts.iter().map(|draft| ChangedRow::of(draft, &draft.row));
-            Statement::new(&shape::ALL).bind::<Json, _>(AsJson(rows.collect::<Vec<_>>()))
+            Statement::new(shape::ALL.as_str()).bind::<Json, _>(AsJson(rows.collect::<Vec<_>>()))
         }
     };
     let mut of_agents = agent_changes(&drafts);
@@ -105,7 +105,7 @@ pub async fn write(conn: &mut Conn, drafts: &[Draft]) -> Result<Hints> {
     of_agents.retain(|change| count.uncounted.iter().any(|agent| agent == change.agent));
     if !of_agents.is_empty() {
         // This one begins now, and sees what the first one had to wait for.
-        Statement::new(&shape::COUNT)
+        Statement::new(shape::COUNT.as_str())
             .bind::<Json, _>(AsJson(of_agents))
             .execute(conn)
             .await?;

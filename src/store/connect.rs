@@ -48,13 +48,13 @@ pub async fn client(url: &str) -> Result<(Client, Connection<Socket, Tls>)> {
     config.connect(tls).await.map_err(away)
 }
 
-/// A connection for Diesel's pools.
-pub(super) async fn diesel(url: &str) -> ConnectionResult<AsyncPgConnection> {
+/// A connection for Diesel's pools, with these settings.
+pub(super) async fn diesel(url: &str, settings: &str) -> ConnectionResult<AsyncPgConnection> {
     let (client, connection) = client(url)
         .await
         .map_err(|error| ConnectionError::BadConnection(error.to_string()))?;
     let mut conn = AsyncPgConnection::try_from_client_and_connection(client, connection).await?;
-    conn.batch_execute(NO_JIT)
+    conn.batch_execute(&format!("{NO_JIT}; {settings}"))
         .await
         .map_err(ConnectionError::CouldntSetupConfiguration)?;
     Ok(conn)
@@ -65,7 +65,7 @@ pub(super) async fn diesel(url: &str) -> ConnectionResult<AsyncPgConnection> {
 /// # Errors
 /// When the database cannot be reached.
 pub async fn dedicated(url: &str) -> Result<AsyncPgConnection> {
-    diesel(url).await.map_err(|error| {
+    diesel(url, "").await.map_err(|error| {
         Error::DatabaseUnavailable(format!("Lessor's database, {}: {error}", describe(url)))
     })
 }

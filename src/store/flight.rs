@@ -5,7 +5,7 @@ use diesel_async::pooled_connection::deadpool::Object;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::{Conn, Db, PATIENCE, PLANNED_ONCE, Timer, checkout};
+use super::{Conn, Db, PATIENCE, Timer, checkout};
 use crate::error::{Error, Result};
 
 /// A connection inside a transaction that Diesel knows nothing of. Unless it is said to be clean, it does
@@ -40,7 +40,7 @@ impl Drop for Begun {
 
 impl Db {
     /// Runs a transaction once: `first`, which may send several statements at the same time, and then
-    /// `rest`. It is not run again, whatever happens.
+    /// `rest`. Its statements are planned once. It is not run again, whatever happens.
     ///
     /// # Errors
     /// What they say, and then nothing was written, unless it is [`Error::DatabaseUnavailable`].
@@ -53,13 +53,12 @@ impl Db {
     {
         let _timer = Timer::start(name);
         let deadline = Instant::now() + PATIENCE;
-        let mut begun = Begun(Some(checkout(&self.work, deadline).await?));
-        let begin = format!("BEGIN; {PLANNED_ONCE}");
+        let mut begun = Begun(Some(checkout(&self.often, deadline).await?));
         let run = async {
             let conn = begun.shared()?;
             // In this order on the wire, since each sends at its first poll: nothing of `first` can be
             // outside the transaction.
-            let (began, seen) = futures_util::join!(say(conn, &begin), first(conn));
+            let (began, seen) = futures_util::join!(say(conn, "BEGIN"), first(conn));
             began?;
             let done = match seen {
                 Ok(seen) => rest(begun.only()?, seen).await,

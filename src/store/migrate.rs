@@ -21,7 +21,7 @@ const LOCK: i64 = 0x6c65_7373_6f72;
 /// When the database cannot be reached or a migration fails; it is then rolled back.
 pub async fn run(url: &str) -> Result<Vec<String>> {
     use diesel_async::SimpleAsyncConnection as _;
-    let mut conn = super::connect::diesel(url)
+    let mut conn = super::connect::diesel(url, "")
         .await
         .map_err(|error| Error::DatabaseUnavailable(error.to_string()))?;
     conn.batch_execute(&format!("SELECT pg_advisory_lock({LOCK})"))

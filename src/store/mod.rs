@@ -9,6 +9,8 @@
 //! - A migration under a running server changes nothing for it: a connection whose prepared
 //!   statements have become stale by it is replaced.
 //! - Heartbeats have connections of their own, so that no load of other kinds stands before them.
+//! - What runs all the time has connections of its own too, which are told to plan each statement once: one
+//!   text would otherwise be planned in both ways over the same connection, and anew each time.
 
 mod columns;
 mod connect;
@@ -41,7 +43,7 @@ use crate::error::{Error, Result};
 pub use columns::{AsJson, JsonText, LabelsColumn, MaybeJson, MaybeJsonText, MaybeWord, Word};
 pub use connect::{client, dedicated, describe};
 pub use gather::{Batches, Gather, Limits};
-pub use statement::Statement;
+pub use statement::{Fragment, Statement};
 use target::Target;
 pub use turn::try_turn;
 pub use url::trusting;
@@ -49,12 +51,11 @@ pub use url::trusting;
 /// What a transaction is that reads one state of the database.
 const SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 
-/// What a transaction is whose statements are planned once for each connection: planning anew for each
-/// array that is bound costs more than running them. A plan that is made while a table is small stays when
-/// it has grown, so whatever is found is found by key or in the order of an index, from the first row on.
-pub const PLANNED_ONCE: &str = "SET LOCAL plan_cache_mode = force_generic_plan; \
-    SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off; \
-    SET LOCAL enable_mergejoin = off";
+/// What a connection is told whose statements are planned once: planning anew for each array that is bound
+/// costs more than running them. A plan that is made while a table is small stays when it has grown, so
+/// whatever is found is found by key or in the order of an index, from the first row on.
+pub const PLANNED_ONCE: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
+    SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
 
 /// A connection as the rooms use it.
 pub type Conn = AsyncPgConnection;
@@ -68,7 +69,10 @@ const TRIES: u32 = 6;
 /// The database's connections.
 #[derive(Clone)]
 pub struct Db {
+    /// Of statements that are planned for what is bound to them.
     work: Pool<Conn>,
+    /// Of statements that are planned once, as are those over `beats`.
+    often: Pool<Conn>,
     beats: Pool<Conn>,
     /// How TLS is spoken where a statement is to be given up: over a connection of its own.
     tls: MakeRustlsConnect,
@@ -77,15 +81,17 @@ pub struct Db {
 }
 
 impl Db {
-    /// Prepares two pools of connections to the database at `url`; none is opened yet.
+    /// Prepares pools of connections to the database at `url`; none is opened yet. What runs all the time has
+    /// half of `connections`, all else the other half; each has one at least.
     ///
     /// # Errors
     /// When the pool cannot be built.
     pub fn new(url: &str, connections: usize, beat_connections: usize) -> Result<Self> {
         Ok(Self {
-            work: pool(url, connections)?,
+            work: pool(url, (connections / 2).max(1), "")?,
+            often: pool(url, connections.div_ceil(2), PLANNED_ONCE)?,
             // One more: what comes with heartbeats is written beside them, and keeps none waiting.
-            beats: pool(url, beat_connections + 1)?,
+            beats: pool(url, beat_connections + 1, PLANNED_ONCE)?,
             tls: Target::parse(url)
                 .map_err(|error| Error::Internal(error.to_string()))?
                 .tls()?,
@@ -102,7 +108,7 @@ impl Db {
         R: Send + 'static,
         F: for<'c> Fn(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send + Sync,
     {
-        self.write_as((name, None), body).await
+        self.write_over(&self.work, name, body).await
     }
 
     /// As [`Db::write`], for what is done all the time: its statements are planned once for each
@@ -115,15 +121,15 @@ impl Db {
         R: Send + 'static,
         F: for<'c> Fn(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send + Sync,
     {
-        self.write_as((name, Some(PLANNED_ONCE)), body).await
+        self.write_over(&self.often, name, body).await
     }
 
-    async fn write_as<R, F>(&self, how: (&'static str, Option<&'static str>), body: F) -> Result<R>
+    async fn write_over<R, F>(&self, pool: &Pool<Conn>, name: &'static str, body: F) -> Result<R>
     where
         R: Send + 'static,
         F: for<'c> Fn(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send + Sync,
     {
-        let answer = self.transaction(&self.work, how, &body).await;
+        let answer = self.transaction(pool, (name, None), &body).await;
         if answer.is_ok() {
             self.committed.notify_one();
         }
@@ -139,8 +145,7 @@ impl Db {
         R: Send + 'static,
         F: for<'c> Fn(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send + Sync,
     {
-        self.transaction(&self.beats, (name, Some(PLANNED_ONCE)), &body)
-            .await
+        self.transaction(&self.beats, (name, None), &body).await
     }
 
     /// Runs statements that only read, each for itself.
@@ -152,9 +157,29 @@ impl Db {
         R: Send + 'static,
         F: for<'c> FnOnce(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send,
     {
+        self.read_over(&self.work, name, body).await
+    }
+
+    /// As [`Db::read`], for what is planned once: `tests/plans.rs` must hold its plan for any value.
+    ///
+    /// # Errors
+    /// As [`Db::write`].
+    pub async fn read_often<R, F>(&self, name: &'static str, body: F) -> Result<R>
+    where
+        R: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send,
+    {
+        self.read_over(&self.often, name, body).await
+    }
+
+    async fn read_over<R, F>(&self, pool: &Pool<Conn>, name: &'static str, body: F) -> Result<R>
+    where
+        R: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send,
+    {
         let _timer = Timer::start(name);
         let deadline = Instant::now() + PATIENCE;
-        let mut conn = checkout(&self.work, deadline).await?;
+        let mut conn = checkout(pool, deadline).await?;
         match tokio::time::timeout_at(deadline, body(&mut conn)).await {
             Ok(Err(error @ (Error::StalePlan(_) | Error::DatabaseUnavailable(_)))) => {
                 drop(Object::take(conn));
@@ -178,7 +203,7 @@ impl Db {
         self.read(name, body).await
     }
 
-    /// As [`Db::statement`], of one that writes what others are to hear of.
+    /// As [`Db::statement`], of one that writes what others are to hear of, and is planned once.
     ///
     /// # Errors
     /// As [`Db::write`]; a connection that may be broken is thrown away.
@@ -187,7 +212,7 @@ impl Db {
         R: Send + 'static,
         F: for<'c> FnOnce(&'c mut Conn) -> futures_util::future::BoxFuture<'c, Result<R>> + Send,
     {
-        let answer = self.read(name, body).await;
+        let answer = self.read_often(name, body).await;
         if answer.is_ok() {
             self.committed.notify_one();
         }
@@ -258,12 +283,15 @@ impl Db {
         }
     }
 
-    /// How many connections are open and how many of them are idle, for work and for heartbeats.
+    /// How many connections are open and how many of them are idle, of each kind.
     #[must_use]
-    pub fn usage(&self) -> [(&'static str, usize, usize); 2] {
-        let of = |pool: &Pool<Conn>| (pool.status().size, pool.status().available);
-        let ((work, idle), (beats, beats_idle)) = (of(&self.work), of(&self.beats));
-        [("work", work, idle), ("beats", beats, beats_idle)]
+    pub fn usage(&self) -> [(&'static str, usize, usize); 3] {
+        let kinds = [
+            ("work", &self.work),
+            ("often", &self.often),
+            ("beats", &self.beats),
+        ];
+        kinds.map(|(kind, pool)| (kind, pool.status().size, pool.status().available))
     }
 
     fn abandon(&self, conn: Object<Conn>) -> Error {
@@ -279,11 +307,12 @@ impl Db {
     }
 }
 
-fn pool(url: &str, connections: usize) -> Result<Pool<Conn>> {
+/// Connections which are told `settings` when they are opened.
+fn pool(url: &str, connections: usize, settings: &'static str) -> Result<Pool<Conn>> {
     let mut config = ManagerConfig::default();
     // The default makes a query at each checkout.
     config.recycling_method = RecyclingMethod::Fast;
-    config.custom_setup = Box::new(|url| Box::pin(connect::diesel(url)));
+    config.custom_setup = Box::new(|url| Box::pin(connect::diesel(url, settings)));
     let manager = AsyncDieselConnectionManager::<Conn>::new_with_config(url, config);
     Pool::builder(manager)
         .max_size(connections)

@@ -4,25 +4,34 @@
 //! A [`Statement`] is cached by its text instead. Its text names parameters as PostgreSQL does,
 //! `$1` to `$9`, in any order and as often as it likes; on the way out they are numbered in the
 //! order in which they stand, since that is what Diesel's builder can do.
+//!
+//! So is a [`Fragment`] of a query that Diesel builds: with one of its `sql` the whole query is prepared anew.
 
+use std::borrow::Cow;
+use std::marker::PhantomData;
+
+use diesel::expression::{
+    AppearsOnTable, Expression, SelectableExpression, TypedExpressionType, ValidGrouping,
+    is_aggregate,
+};
 use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::result::QueryResult;
 use diesel::serialize::ToSql;
-use diesel::sql_types::{HasSqlType, Untyped};
+use diesel::sql_types::{HasSqlType, SqlType, Untyped};
 
 /// A statement and what is bound to its parameters.
 pub struct Statement<'a> {
-    text: &'a str,
+    text: Cow<'a, str>,
     binds: Vec<Box<dyn QueryFragment<Pg> + Send + 'a>>,
 }
 
 impl<'a> Statement<'a> {
     /// The statement with this text; its first line should be `-- room::function`, so that the
     /// database's activity view names the caller.
-    pub fn new(text: &'a str) -> Self {
+    pub fn new(text: impl Into<Cow<'a, str>>) -> Self {
         Self {
-            text,
+            text: text.into(),
             binds: Vec::new(),
         }
     }
@@ -37,7 +46,7 @@ impl<'a> Statement<'a> {
     {
         self.binds.push(Box::new(Bound::<ST, T> {
             value,
-            sql_type: std::marker::PhantomData,
+            sql_type: PhantomData,
         }));
         self
     }
@@ -45,7 +54,7 @@ impl<'a> Statement<'a> {
 
 struct Bound<ST, T> {
     value: T,
-    sql_type: std::marker::PhantomData<ST>,
+    sql_type: PhantomData<ST>,
 }
 
 impl<ST, T> QueryFragment<Pg> for Bound<ST, T>
@@ -60,7 +69,7 @@ where
 
 impl QueryFragment<Pg> for Statement<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        let mut rest = self.text;
+        let mut rest = self.text.as_ref();
         while let Some(at) = rest.find('$') {
             let number = rest[at + 1..]
                 .chars()
@@ -91,4 +100,56 @@ impl QueryId for Statement<'_> {
 
 impl Query for Statement<'_> {
     type SqlType = Untyped;
+}
+
+/// An expression of this type in a query, with a text like that of a [`Statement`], and what is bound to its
+/// parameters.
+pub struct Fragment<'a, Of> {
+    statement: Statement<'a>,
+    of: PhantomData<fn() -> Of>,
+}
+
+impl<'a, Of> Fragment<'a, Of> {
+    /// The expression with this text.
+    pub fn new(text: impl Into<Cow<'a, str>>) -> Self {
+        Self {
+            statement: Statement::new(text),
+            of: PhantomData,
+        }
+    }
+
+    /// As [`Statement::bind`].
+    #[must_use]
+    pub fn bind<ST, T>(mut self, value: T) -> Self
+    where
+        Pg: HasSqlType<ST>,
+        T: ToSql<ST, Pg> + Send + 'a,
+        ST: Send + QueryId + 'a,
+    {
+        self.statement = self.statement.bind::<ST, T>(value);
+        self
+    }
+}
+
+impl<Of> QueryFragment<Pg> for Fragment<'_, Of> {
+    fn walk_ast<'b>(&'b self, out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        self.statement.walk_ast(out)
+    }
+}
+
+impl<Of> QueryId for Fragment<'_, Of> {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl<Of: SqlType + TypedExpressionType> Expression for Fragment<'_, Of> {
+    type SqlType = Of;
+}
+
+// Whoever writes its text knows what it stands in.
+impl<QS, Of: SqlType + TypedExpressionType> AppearsOnTable<QS> for Fragment<'_, Of> {}
+impl<QS, Of: SqlType + TypedExpressionType> SelectableExpression<QS> for Fragment<'_, Of> {}
+
+impl<G, Of> ValidGrouping<G> for Fragment<'_, Of> {
+    type IsAggregate = is_aggregate::Never;
 }
