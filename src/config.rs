@@ -96,7 +96,7 @@ pub struct Config {
     #[arg(long, env = "LESSOR_EVENT_RETENTION_DAYS", value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub event_retention_days: u32,
 
-    /// How many database connections requests and background work share
+    /// How many database connections requests and background work share: half of them claims, reports, creation and pages of lists, the other half all else
     #[arg(long, env = "LESSOR_DB_CONNECTIONS", value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub db_connections: u32,
 

@@ -44,6 +44,8 @@ pub(super) enum Only {
     States(Vec<&'static str>),
     /// A label: its key and its value.
     Label(String, String),
+    /// Several labels.
+    Labels(Labels),
 }
 
 /// A query on sessions that is being put together; `ST` is what it selects.
@@ -65,6 +67,13 @@ impl SessionFilter {
             0 | 1 => states.pop().map(|state| column("state", state)),
             _ => Some(Only::States(states)),
         };
+        let labels = match self.labels.first_key_value() {
+            Some((key, value)) if self.labels.len() == 1 => {
+                Some(Only::Label(key.clone(), value.clone()))
+            }
+            Some(_) => Some(Only::Labels(self.labels.clone())),
+            None => None,
+        };
         let desired = self.desired_state.map(|desired| desired.as_str());
         let conditions = [
             self.scope
@@ -81,12 +90,9 @@ impl SessionFilter {
             self.assigned.map(|_| Only::Plain),
             self.name.as_ref().map(|_| Only::Plain),
             self.asks_for_creation().then_some(Only::Plain),
+            labels,
         ];
-        let label = |(key, value): (&String, &String)| Only::Label(key.clone(), value.clone());
-        let mut conditions = conditions
-            .into_iter()
-            .flatten()
-            .chain(self.labels.iter().map(label));
+        let mut conditions = conditions.into_iter().flatten();
         let only = conditions.next().unwrap_or(Only::Plain);
         let others = conditions.next().is_some() || self.assigned_agent_id.is_some();
         (self.scope.reach == Reach::Everything && !others).then_some(only)

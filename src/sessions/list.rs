@@ -24,6 +24,9 @@ use crate::store::{AsJson, Conn, Fragment, Statement};
 /// What a list selects.
 type Selected = SqlTypeOf<AsSelect<SessionRow, Pg>>;
 
+/// Which of some labels the fewest sessions have.
+const RAREST_LABEL: &str = include_str!("rarest_label.sql");
+
 /// Where a page of sessions ends.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Position {
@@ -49,9 +52,9 @@ pub async fn list(
     after: Option<Position>,
     limit: i64,
 ) -> Result<Vec<SessionRow>> {
-    let by_labels = by_labels(app, filter.labels.clone()).await?;
     let (db, name) = (&app.db, "sessions::list");
     let Some(only) = filter.only() else {
+        let by_labels = by_labels(app, filter.labels.clone()).await?;
         return db
             .read(name, |conn| read(conn, filter, after, limit, by_labels))
             .await;
@@ -60,7 +63,7 @@ pub async fn list(
         Box::pin(async move {
             let page = match by_one(only, after, limit) {
                 Some(page) => page,
-                None => page(filter, after, limit, by_labels),
+                None => page(filter, after, limit, Vec::new()),
             };
             Ok(page.load(conn).await?)
         })
@@ -119,6 +122,14 @@ fn by_one(only: Only, after: Option<Position>, limit: i64) -> Option<Query<Selec
             let condition = Fragment::<Bool>::new(text)
                 .bind::<Text, _>(key)
                 .bind::<Text, _>(value)
+                .bind::<SqlUuid, _>(before)
+                .bind::<BigInt, _>(limit);
+            query.filter(condition).order(newest)
+        }
+        Only::Labels(labels) => {
+            let text = include_str!("newest_with_labels.sql");
+            let condition = Fragment::<Bool>::new(text.replace("{rarest}", RAREST_LABEL))
+                .bind::<Json, _>(AsJson(labels))
                 .bind::<SqlUuid, _>(before)
                 .bind::<BigInt, _>(limit);
             query.filter(condition).order(newest)
@@ -217,7 +228,8 @@ async fn by_labels(app: &App, labels: Labels) -> Result<Vec<String>> {
     app.db
         .read_often("sessions::rarest_label", |conn| {
             Box::pin(async move {
-                let rarest: Vec<Key> = Statement::new(include_str!("rarest_label.sql"))
+                let text = format!("-- sessions::rarest_label\n{RAREST_LABEL}");
+                let rarest: Vec<Key> = Statement::new(text)
                     .bind::<Json, _>(AsJson(labels))
                     .load(conn)
                     .await?;
@@ -225,4 +237,62 @@ async fn by_labels(app: &App, labels: Labels) -> Result<Vec<String>> {
             })
         })
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_by_one_condition_are_prepared_once() {
+        let after = Position {
+            id: Uuid::max(),
+            created_at: DateTime::UNIX_EPOCH,
+        };
+        for only in [
+            Only::Column("owner", "ann".to_owned()),
+            Only::States(vec!["failed", "pending"]),
+            Only::Label("team".to_owned(), "a".to_owned()),
+            Only::Labels(Labels::new()),
+        ] {
+            let page = by_one(only.clone(), Some(after), 10).expect("it has a value");
+            let once = QueryFragment::<Pg>::is_safe_to_cache_prepared(&page, &Pg);
+            assert_eq!(once, Ok(true), "{only:?}");
+        }
+        let by_time = SessionFilter {
+            created_after: Some(DateTime::UNIX_EPOCH),
+            ..SessionFilter::default()
+        };
+        for filter in [SessionFilter::default(), by_time] {
+            assert_eq!(filter.only(), Some(Only::Plain));
+            let page = page(filter, Some(after), 10, Vec::new());
+            let once = QueryFragment::<Pg>::is_safe_to_cache_prepared(&page, &Pg);
+            assert_eq!(once, Ok(true));
+        }
+    }
+
+    #[test]
+    fn between_several_conditions_the_planner_chooses() {
+        let owner = SessionFilter {
+            owner: Some("ann".to_owned()),
+            ..SessionFilter::default()
+        };
+        let only = Only::Column("owner", "ann".to_owned());
+        assert_eq!(owner.only(), Some(only));
+        let mut with_state = owner.clone();
+        with_state.states.push(SessionState::Failed);
+        let mut with_agent = owner.clone();
+        with_agent.assigned_agent_id = Some("a".to_owned());
+        let mut of_tenant = owner;
+        of_tenant.scope.reach = crate::access::Reach::Tenant("t".to_owned());
+        for filter in [with_state, with_agent, of_tenant] {
+            assert_eq!(filter.only(), None, "{filter:?}");
+        }
+        let twice = SessionFilter {
+            states: vec![SessionState::Failed; 2],
+            ..SessionFilter::default()
+        };
+        let only = Only::Column("state", "failed".to_owned());
+        assert_eq!(twice.only(), Some(only));
+    }
 }

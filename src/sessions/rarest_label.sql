@@ -1,7 +1,6 @@
--- sessions::rarest_label
 -- Which of these labels the fewest sessions have; of those that a thousand have, the first by its key. In the order
 -- of the index, so that no more of them are read.
-SELECT l.key
+SELECT l.key, l.value
 FROM json_each_text($1) AS l
 CROSS JOIN LATERAL (
     SELECT count(*) AS sessions FROM (
