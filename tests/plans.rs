@@ -5,10 +5,10 @@
 
 use diesel_async::RunQueryDsl;
 use futures_util::FutureExt;
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use lessor::leases::renew_texts;
 use lessor::sessions::{DOMAIN_WORK, Next, Reach, Situation, next, write_texts};
-use lessor::store::{Db, PLANNED_ONCE};
+use lessor::store::{Conn, Db, PLANNED_ONCE};
 use lessor_protocol::{DesiredState, SessionState};
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -545,34 +545,35 @@ async fn no_statement_is_compiled_by_the_database() {
     assert_eq!(seen.value, "off");
 }
 
+/// How the connection is told to plan, after a while in which others need connections of their own.
+fn said(conn: &mut Conn) -> BoxFuture<'_, lessor::error::Result<String>> {
+    const TEXT: &str = "SELECT current_setting('plan_cache_mode') AS value, pg_sleep(0.3)";
+    Box::pin(async move {
+        let said: Setting = diesel::sql_query(TEXT).get_result(conn).await?;
+        Ok(said.value)
+    })
+}
+
 #[tokio::test]
 async fn what_runs_all_the_time_has_connections_of_its_own_and_is_planned_once_there() {
     let (database, _client) = with_pool().await;
     let db = Db::new(&database.url, 5, 1).expect("connections");
-    const TEXT: &str = "SELECT current_setting('plan_cache_mode') AS value, pg_sleep(0.3)";
-    let said = |conn| async move {
-        let said: Setting = diesel::sql_query(TEXT).get_result(conn).await?;
-        Ok(said.value)
-    };
     let (mut often, mut seldom) = (Vec::new(), Vec::new());
     for _ in 0..4 {
-        often.push(db.read_often("often", |conn| Box::pin(said(conn))).boxed());
-        often.push(db.write_often("often", |conn| Box::pin(said(conn))).boxed());
-        often.push(
-            db.write_at_once("often", |conn| Box::pin(said(conn)))
-                .boxed(),
-        );
+        often.push(db.read_often("often", said).boxed());
+        often.push(db.write_often("often", said).boxed());
+        often.push(db.write_at_once("often", said).boxed());
         let once = db.write_once(
             "often",
             |_| Box::pin(async { Ok(()) }),
-            |conn, ()| Box::pin(said(conn)),
+            |conn, ()| said(conn),
         );
         often.push(once.boxed());
-        seldom.push(db.read("seldom", |conn| Box::pin(said(conn))).boxed());
-        seldom.push(db.write("seldom", |conn| Box::pin(said(conn))).boxed());
-        seldom.push(db.statement("seldom", |conn| Box::pin(said(conn))).boxed());
+        seldom.push(db.read("seldom", said).boxed());
+        seldom.push(db.write("seldom", said).boxed());
+        seldom.push(db.statement("seldom", said).boxed());
     }
-    often.push(db.beat("often", |conn| Box::pin(said(conn))).boxed());
+    often.push(db.beat("often", said).boxed());
     let (often, seldom) = tokio::join!(join_all(often), join_all(seldom));
     for (said, wanted) in [(often, "force_generic_plan"), (seldom, "auto")] {
         for said in said {
