@@ -719,7 +719,7 @@ async fn what_is_more_than_a_call_does_is_left_for_the_next() {
         "SELECT count(*) FROM sessions WHERE desired_state = 'hibernated' AND version = 2
         AND generation = 2";
     assert_eq!(count(&server, hibernated).await, 10_700);
-    let told = "SELECT count(*) FROM events WHERE kind = 'session.desired_changed'";
+    let told = "SELECT count(*) FROM event_history WHERE kind = 'session.desired_changed'";
     assert_eq!(count(&server, told).await, 10_700);
     // Where the limit comes with the last of them, there is no more.
     sql(
@@ -1011,7 +1011,8 @@ async fn agents_are_cordoned_and_uncordoned_by_label() {
         (3, Vec::new()),
         "again is nothing"
     );
-    let told = "SELECT count(*) FROM events WHERE kind = 'agent.cordoned' AND reason = 'new image'
+    let told =
+        "SELECT count(*) FROM event_history WHERE kind = 'agent.cordoned' AND reason = 'new image'
         AND actor_name = 'anonymous'";
     assert_eq!(count(&server, told).await, 2);
     assert_eq!(
@@ -1029,7 +1030,7 @@ async fn agents_are_cordoned_and_uncordoned_by_label() {
     assert_eq!(both_on_agents(&server, uncordon).await, (0, Vec::new()));
     let uncordon = AgentBulkRequest::new(AgentBulkAction::Uncordon, agents_in("p"));
     assert_eq!(both_on_agents(&server, uncordon).await, (4, Vec::new()));
-    let told = "SELECT count(*) FROM events WHERE kind = 'agent.uncordoned'";
+    let told = "SELECT count(*) FROM event_history WHERE kind = 'agent.uncordoned'";
     assert_eq!(count(&server, told).await, 3);
     for (filter, expected) in [
         (json!({"pool": "nowhere"}), 0),
