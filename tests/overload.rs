@@ -206,6 +206,8 @@ async fn whoever_hangs_up_takes_his_place_with_him_only_when_the_work_is_done() 
         session.id
     );
     holder.batch_execute(&locked).await.expect("a lock");
+    // Not by the holder: what connections there are is seen once for a transaction, and some are opened later.
+    let watcher = database.client().await;
     let address = server.url.trim_start_matches("http://").to_owned();
     let body = "{\"priority\":7}";
     let request = format!(
@@ -223,7 +225,7 @@ async fn whoever_hangs_up_takes_his_place_with_him_only_when_the_work_is_done() 
             .await
             .expect("it is sent");
         eventually("its work waits for the lock, too", || async {
-            let row = holder
+            let row = watcher
                 .query_one(
                     "SELECT count(*) FROM pg_stat_activity
                       WHERE wait_event_type = 'Lock' AND datname = current_database()",

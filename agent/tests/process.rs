@@ -230,7 +230,8 @@ async fn term_is_heard_and_given_its_time() {
 async fn hibernates_and_wakes() {
     let machine = Machine::new();
     let agent = machine.agent("a");
-    let session = machine.shell("while :; do sleep 0.01; done");
+    // Not a shell that forks: stopped between a child's vfork and exec, it waits for that child, which is another state.
+    let session = machine.shell("exec sleep 3600");
     let started = process(&agent.start(&work(&session)).await.unwrap());
     let state = || proc::Stat::of(started.pid).unwrap().state;
     agent.hibernate(&work(&session)).await.unwrap();
