@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use lessor_protocol::{NewSession, PoolSpec};
 use serde_json::json;
 
+use crate::support::checks::WAIT_FOR_LOCKS;
 use crate::support::process::ServerProcess;
 use crate::support::{TestAgent, database, eventually};
 
@@ -226,11 +227,7 @@ async fn whoever_hangs_up_takes_his_place_with_him_only_when_the_work_is_done() 
             .expect("it is sent");
         eventually("its work waits for the lock, too", || async {
             let row = watcher
-                .query_one(
-                    "SELECT count(*) FROM pg_stat_activity
-                      WHERE wait_event_type = 'Lock' AND datname = current_database()",
-                    &[],
-                )
+                .query_one(WAIT_FOR_LOCKS, &[])
                 .await
                 .expect("a count");
             row.get::<_, i64>(0) == n

@@ -19,7 +19,7 @@ use super::row::SessionRow;
 use crate::app::App;
 use crate::error::Result;
 use crate::store::schema::sessions;
-use crate::store::{AsJson, Conn, Fragment, Statement};
+use crate::store::{AsJson, Conn, Statement};
 
 /// What a list selects.
 type Selected = SqlTypeOf<AsSelect<SessionRow, Pg>>;
@@ -103,35 +103,39 @@ fn by_one(only: Only, after: Option<Position>, limit: i64) -> Option<Query<Selec
         Only::Column(column, value) => {
             let text =
                 format!("(sessions.{column}, sessions.id) < ($1, $2) AND sessions.{column} >= $1");
-            let condition = Fragment::<Bool>::new(text)
+            let condition = Statement::new(text)
                 .bind::<Text, _>(value)
-                .bind::<SqlUuid, _>(before);
-            let order = Fragment::<Text>::new(format!("sessions.{column} DESC"));
+                .bind::<SqlUuid, _>(before)
+                .expression::<Bool>();
+            let order = Statement::new(format!("sessions.{column} DESC")).expression::<Text>();
             query.filter(condition).order((order, newest))
         }
         Only::States(states) => {
             let text = include_str!("newest_of_states.sql");
-            let condition = Fragment::<Bool>::new(text)
+            let condition = Statement::new(text)
                 .bind::<Array<Text>, _>(states)
                 .bind::<SqlUuid, _>(before)
-                .bind::<BigInt, _>(limit);
+                .bind::<BigInt, _>(limit)
+                .expression::<Bool>();
             query.filter(condition).order(newest)
         }
         Only::Label(key, value) => {
             let text = include_str!("newest_with_label.sql");
-            let condition = Fragment::<Bool>::new(text)
+            let condition = Statement::new(text)
                 .bind::<Text, _>(key)
                 .bind::<Text, _>(value)
                 .bind::<SqlUuid, _>(before)
-                .bind::<BigInt, _>(limit);
+                .bind::<BigInt, _>(limit)
+                .expression::<Bool>();
             query.filter(condition).order(newest)
         }
         Only::Labels(labels) => {
             let text = include_str!("newest_with_labels.sql");
-            let condition = Fragment::<Bool>::new(text.replace("{rarest}", RAREST_LABEL))
+            let condition = Statement::new(text.replace("{rarest}", RAREST_LABEL))
                 .bind::<Json, _>(AsJson(labels))
                 .bind::<SqlUuid, _>(before)
-                .bind::<BigInt, _>(limit);
+                .bind::<BigInt, _>(limit)
+                .expression::<Bool>();
             query.filter(condition).order(newest)
         }
     })
@@ -156,9 +160,10 @@ fn page(
         let inside = |at: DateTime<Utc>| before.is_none_or(|before| at < before);
         if let Some(after) = after.filter(|after| inside(after.created_at)) {
             query = query.filter(
-                Fragment::<Bool>::new("(sessions.created_at, sessions.id) < ($1, $2)")
+                Statement::new("(sessions.created_at, sessions.id) < ($1, $2)")
                     .bind::<Timestamptz, _>(after.created_at)
-                    .bind::<SqlUuid, _>(after.id),
+                    .bind::<SqlUuid, _>(after.id)
+                    .expression::<Bool>(),
             );
         }
     } else {

@@ -50,6 +50,14 @@ impl<'a> Statement<'a> {
         }));
         self
     }
+
+    /// As an expression of this type in a query; its text then has no name in its first line.
+    pub fn expression<Of>(self) -> Fragment<'a, Of> {
+        Fragment {
+            statement: self,
+            of: PhantomData,
+        }
+    }
 }
 
 struct Bound<ST, T> {
@@ -102,33 +110,10 @@ impl Query for Statement<'_> {
     type SqlType = Untyped;
 }
 
-/// An expression of this type in a query, with a text like that of a [`Statement`], and what is bound to its
-/// parameters.
+/// A [`Statement`] that stands in a query as an expression of this type.
 pub struct Fragment<'a, Of> {
     statement: Statement<'a>,
     of: PhantomData<fn() -> Of>,
-}
-
-impl<'a, Of> Fragment<'a, Of> {
-    /// The expression with this text.
-    pub fn new(text: impl Into<Cow<'a, str>>) -> Self {
-        Self {
-            statement: Statement::new(text),
-            of: PhantomData,
-        }
-    }
-
-    /// As [`Statement::bind`].
-    #[must_use]
-    pub fn bind<ST, T>(mut self, value: T) -> Self
-    where
-        Pg: HasSqlType<ST>,
-        T: ToSql<ST, Pg> + Send + 'a,
-        ST: Send + QueryId + 'a,
-    {
-        self.statement = self.statement.bind::<ST, T>(value);
-        self
-    }
 }
 
 impl<Of> QueryFragment<Pg> for Fragment<'_, Of> {
