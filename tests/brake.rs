@@ -132,7 +132,7 @@ async fn events(server: &TestServer) -> Vec<(String, Option<String>, String, i64
     let client = server.database.client().await;
     let text = "SELECT kind, reason, actor_type || ':' || actor_name,
             (data->>'silent_agents')::bigint, (data->>'counted_agents')::bigint
-        FROM event_history WHERE kind LIKE 'pool.%' ORDER BY position, inbox_id";
+        FROM event_history WHERE kind LIKE 'pool.%' ORDER BY position, batch, ordinal";
     let rows = client.query(text, &[]).await.expect("events");
     let event =
         |row: &tokio_postgres::Row| (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4));

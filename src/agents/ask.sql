@@ -5,6 +5,9 @@ WITH asked AS (
     SELECT p.name, $2, now() FROM pools p WHERE p.name = $1
     ON CONFLICT (pool, agent) DO UPDATE SET asked_at = excluded.asked_at
     RETURNING a.pool, a.agent, (xmax = 0) AS is_new
+), told AS (
+    INSERT INTO events (kind, at, pool, agent, actor_type, actor_name)
+    SELECT 'agent.approval_wanted', now(), pool, agent, 'agent', agent FROM asked WHERE is_new
+    RETURNING batch
 )
-INSERT INTO event_inbox (kind, at, pool, agent, actor_type, actor_name)
-SELECT 'agent.approval_wanted', now(), pool, agent, 'agent', agent FROM asked WHERE is_new
+INSERT INTO event_inbox (batch) SELECT t.batch FROM told t

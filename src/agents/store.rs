@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::row::AgentRow;
 use crate::error::{Error, Result};
-use crate::store::schema::{agents, event_inbox, sessions};
+use crate::store::schema::{agents, sessions};
 use crate::store::{Conn, LabelsColumn, Statement};
 
 /// An agent's row, locked against everybody who makes or ends an assignment of it.
@@ -176,17 +176,14 @@ pub async fn record(
     kind: &str,
     reason: Option<&str>,
 ) -> Result<()> {
-    diesel::insert_into(event_inbox::table)
-        .values((
-            event_inbox::kind.eq(kind.to_owned()),
-            event_inbox::at.eq(diesel::dsl::now),
-            event_inbox::pool.eq(agent.pool.clone()),
-            event_inbox::agent.eq(agent.name.clone()),
-            event_inbox::incarnation.eq(agent.incarnation),
-            event_inbox::actor_type.eq(actor.actor_type.as_str()),
-            event_inbox::actor_name.eq(actor.name.clone()),
-            event_inbox::reason.eq(reason.map(ToOwned::to_owned)),
-        ))
+    Statement::new(include_str!("record.sql"))
+        .bind::<Text, _>(kind.to_owned())
+        .bind::<Text, _>(agent.pool.clone())
+        .bind::<Text, _>(agent.name.clone())
+        .bind::<BigInt, _>(agent.incarnation)
+        .bind::<Text, _>(actor.actor_type.as_str())
+        .bind::<Text, _>(actor.name.clone())
+        .bind::<Nullable<Text>, _>(reason.map(ToOwned::to_owned))
         .execute(conn)
         .await?;
     Ok(())

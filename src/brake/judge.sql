@@ -31,12 +31,15 @@ WITH seen AS MATERIALIZED (
     FROM stood_still s
     WHERE d.pool = s.pool AND d.name = s.name AND d.lost_since IS NOT NULL
 ), told AS (
-    INSERT INTO event_inbox (kind, at, pool, actor_type, actor_name, reason, data)
+    INSERT INTO events (kind, at, pool, actor_type, actor_name, reason, data)
     SELECT CASE WHEN n.holds THEN 'pool.brake_on' ELSE 'pool.brake_off' END, n.at, n.name, $4, $5,
         CASE WHEN $2 THEN 'released' WHEN NOT n.holds THEN 'recovered' END,
         jsonb_build_object('silent_agents', n.silent_agents, 'counted_agents', n.counted_agents)
     FROM seen n
     WHERE n.holds <> (n.brake_since IS NOT NULL)
+    RETURNING batch
+), waiting AS (
+    INSERT INTO event_inbox (batch) SELECT t.batch FROM told t
 )
 SELECT n.name AS pool, n.silent_agents, n.counted_agents, n.holds,
     n.holds <> (n.brake_since IS NOT NULL) AS turned

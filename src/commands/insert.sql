@@ -1,9 +1,12 @@
 -- commands::insert
 WITH told AS (
-    INSERT INTO event_inbox (kind, at, pool, owner, session_id, generation, actor_type, actor_name, to_value, data)
+    INSERT INTO events (kind, at, pool, owner, session_id, generation, actor_type, actor_name, to_value, data)
     SELECT kind, at, pool, owner, session_id, generation, actor_type, actor_name, to_value, data
     FROM json_to_recordset($2) AS e (kind text, at timestamptz, pool text, owner text, session_id uuid,
         generation bigint, actor_type text, actor_name text, to_value text, data jsonb)
+    RETURNING batch
+), waiting AS (
+    INSERT INTO event_inbox (batch) SELECT t.batch FROM told t
 )
 INSERT INTO commands (id, session_id, kind, payload, status, redeliver, deadline_at, created_at,
     holder, deliver_at, deliveries)

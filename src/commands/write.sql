@@ -15,7 +15,7 @@ WITH changed AS MATERIALIZED (
     WHERE m.id = c.id AND m.status = c.was_status
     RETURNING m.id
 ), told AS (
-    INSERT INTO event_inbox (kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
+    INSERT INTO events (kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
         actor_type, actor_name, from_value, to_value, reason, data)
     SELECT kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
         actor_type, actor_name, from_value, to_value, reason, data
@@ -23,5 +23,8 @@ WITH changed AS MATERIALIZED (
         session_id uuid, agent text, incarnation bigint, lease_epoch bigint, generation bigint, actor_type text,
         actor_name text, from_value text, to_value text, reason text, data jsonb)) WITH ORDINALITY AS e
     ORDER BY ordinality
+    RETURNING batch
+), waiting AS (
+    INSERT INTO event_inbox (batch) SELECT t.batch FROM told t
 )
 SELECT count(*) AS written FROM written

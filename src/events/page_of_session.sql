@@ -1,11 +1,19 @@
 -- events::page_of_session
--- As events::page, of one session: there is an index for that.
-SELECT e.* FROM events e
-WHERE e.session_id = $9 AND e.id > $1 AND e.id <= $2
+-- As events::page, of one session: there is an index for that. Its batches have their positions in the order of
+-- their numbers, so what has one of them begins at the batch of the position, if that is one of them.
+SELECT b.first_position + e.ordinal AS id, e.* FROM events e CROSS JOIN LATERAL (
+    SELECT p.first_position FROM event_batches p WHERE p.batch = e.batch ORDER BY p.batch LIMIT 1
+) b
+WHERE e.session_id = $9
+    AND e.batch >= coalesce((
+        SELECT x.batch FROM (
+            SELECT f.batch FROM event_batches f WHERE f.first_position <= $1 ORDER BY f.first_position DESC LIMIT 1
+        ) f JOIN events x ON x.session_id = $9 AND x.batch = f.batch LIMIT 1), 0)
+    AND b.first_position + e.ordinal > $1 AND b.first_position + e.ordinal <= $2
     AND (($3::text[])[1] IS NULL OR e.pool = ($3::text[])[1])
     AND CASE WHEN ($3::text[])[2] IS NULL THEN true WHEN ($3::text[])[2] = '' THEN strpos(e.pool, '~') = 0
         ELSE starts_with(e.pool, ($3::text[])[2]) END
     AND ($4::text IS NULL OR e.agent = $4)
     AND ($5::text IS NULL OR e.owner = $5)
     AND ($6 OR e.kind = ANY ($7) OR EXISTS (SELECT FROM unnest($8) AS begins WHERE starts_with(e.kind, begins)))
-ORDER BY e.session_id, e.id LIMIT 200
+ORDER BY e.session_id, e.batch, e.ordinal LIMIT 200

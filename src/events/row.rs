@@ -2,33 +2,49 @@
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Jsonb, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use lessor_protocol::{Action, Actor, ActorType, EndReason, Event, LedgerItem};
 use uuid::Uuid;
 
-use crate::store::schema::{events, lease_ledger};
+use crate::store::schema::lease_ledger;
 use crate::store::{MaybeWord, Word};
 
-/// A row of `events`.
-#[derive(Clone, Debug, Queryable, QueryableByName, Selectable)]
-#[diesel(table_name = events)]
+/// An event with its position, as the pages of `page.sql` have it.
+#[derive(Clone, Debug, QueryableByName)]
 #[allow(missing_docs, reason = "the migration comments on every column")]
 pub struct EventRow {
+    /// Its position.
+    #[diesel(sql_type = BigInt)]
     pub id: i64,
+    #[diesel(sql_type = Text)]
     pub kind: String,
+    #[diesel(sql_type = Timestamptz)]
     pub at: DateTime<Utc>,
+    #[diesel(sql_type = Text)]
     pub pool: String,
-    pub owner: Option<String>,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
     pub session_id: Option<Uuid>,
+    #[diesel(sql_type = Nullable<Text>)]
     pub agent: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub owner: Option<String>,
+    #[diesel(sql_type = Nullable<BigInt>)]
     pub incarnation: Option<i64>,
+    #[diesel(sql_type = Nullable<BigInt>)]
     pub lease_epoch: Option<i64>,
+    #[diesel(sql_type = Nullable<BigInt>)]
     pub generation: Option<i64>,
-    #[diesel(deserialize_as = Word<ActorType>)]
+    #[diesel(sql_type = Text, deserialize_as = Word<ActorType>)]
     pub actor_type: ActorType,
+    #[diesel(sql_type = Text)]
     pub actor_name: String,
+    #[diesel(sql_type = Nullable<Text>)]
     pub from_value: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
     pub to_value: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
     pub reason: Option<String>,
+    #[diesel(sql_type = Jsonb)]
     pub data: serde_json::Value,
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::inbox::{Beginning, Noted};
-use super::store::{self, STEP, Step};
+use super::store::{self, Step};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::store::PATIENCE;
@@ -40,13 +40,13 @@ pub async fn run(app: Arc<App>, stop: CancellationToken) {
                 own_xid: step.own_xid,
                 oldest_xid: step.oldest_xid,
             };
-            let left = !step.had_turn || step.moved >= STEP;
+            let left = !step.had_turn || step.more;
             beginning.stepped(from, noted, left, (began, ended));
         }
         let pause = match stepped {
             // Whoever has the turn may have begun before what was committed here.
             Ok(step) if !step.had_turn => TURN,
-            Ok(step) if step.moved >= STEP => continue,
+            Ok(step) if step.more => continue,
             Ok(_) => {
                 tokio::select! {
                     () = stop.cancelled() => return,
@@ -94,7 +94,7 @@ pub async fn settle(app: &App) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let step = step(app, 0).await?;
-        if step.had_turn && step.moved < STEP {
+        if step.had_turn && !step.more {
             return Ok(());
         }
         if Instant::now() >= deadline {

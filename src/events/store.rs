@@ -13,10 +13,7 @@ use crate::store::{Conn, Statement};
 /// The most events that one page has; `page.sql` says it as a literal, for the planner.
 pub const PAGE: usize = 200;
 
-/// The most events that get a position in one step; the migration says it as a literal.
-pub const STEP: i64 = 1_000;
-
-/// The most events that one step of retention deletes; `delete_old.sql` says it as a literal.
+/// From so many positions one step of retention deletes what it can; `delete_old.sql` says it as a literal.
 pub const DELETED_AT_ONCE: i64 = 5_000;
 
 /// What a step of the sequencer came to.
@@ -28,7 +25,10 @@ pub struct Step {
     /// How many events got their position.
     #[diesel(sql_type = BigInt)]
     pub moved: i64,
-    /// The number of the inbox that was drawn last when it began.
+    /// Whether it left some that it could have taken.
+    #[diesel(sql_type = Bool)]
+    pub more: bool,
+    /// The number of a batch that was drawn last when it began.
     #[diesel(sql_type = BigInt)]
     pub drawn: i64,
     /// Its own transaction id, given out after that; 0 if it found nothing and has none.
@@ -39,10 +39,10 @@ pub struct Step {
     pub oldest_xid: i64,
 }
 
-/// Gives the next positions to what is committed and has a number in the inbox from `from` on. One
+/// Gives the next positions to what is committed and is in a batch from `from` on. One
 /// statement, its own transaction.
 pub async fn sequence(conn: &mut Conn, from: i64) -> Result<Step> {
-    let text = "-- events::sequence\nSELECT had_turn, moved, drawn, own_xid, oldest_xid FROM sequence_events($1)";
+    let text = "-- events::sequence\nSELECT had_turn, moved, more, drawn, own_xid, oldest_xid FROM sequence_events($1)";
     let step = Statement::new(text).bind::<BigInt, _>(from);
     Ok(step.get_result(conn).await?)
 }
@@ -104,8 +104,8 @@ struct Deleted {
     deleted: i64,
 }
 
-/// Deletes up to [`DELETED_AT_ONCE`] events that are older than this, and says how many; none where
-/// another transaction is at it.
+/// Deletes events that are older than this, of the oldest [`DELETED_AT_ONCE`] and what is in one batch with the
+/// last of these, and says how many; none where another transaction is at it.
 pub async fn delete_old(conn: &mut Conn, keep_seconds: f64) -> Result<i64> {
     let text = "-- events::floor\nSELECT first_position FROM event_floor FOR UPDATE SKIP LOCKED";
     let floor: Option<Floor> = Statement::new(text).get_result(conn).await.optional()?;
@@ -121,7 +121,7 @@ pub async fn delete_old(conn: &mut Conn, keep_seconds: f64) -> Result<i64> {
 /// What waits for its position.
 #[derive(Debug, QueryableByName)]
 pub struct Backlog {
-    /// How many, counted up to 100,000.
+    /// How many, of up to 100,000 batches.
     #[diesel(sql_type = BigInt)]
     pub events: i64,
     /// For how long the first of them has.
@@ -132,8 +132,9 @@ pub struct Backlog {
 /// What waits for its position.
 pub async fn backlog(conn: &mut Conn) -> Result<Backlog> {
     let text = "-- events::backlog\n\
-        SELECT (SELECT count(*) FROM (SELECT FROM event_inbox LIMIT 100000) AS x) AS events, \
-        coalesce((SELECT greatest(0, extract(epoch FROM clock_timestamp() - i.at)) \
-            FROM event_inbox i ORDER BY i.id LIMIT 1), 0)::double precision AS seconds";
+        SELECT coalesce((SELECT sum(x.events) FROM (SELECT i.events FROM event_inbox i LIMIT 100000) AS x), 0) AS events, \
+        coalesce((SELECT greatest(0, extract(epoch FROM clock_timestamp() - e.at)) \
+            FROM (SELECT i.batch FROM event_inbox i ORDER BY i.batch LIMIT 1) AS i \
+            JOIN events e ON e.batch = i.batch LIMIT 1), 0)::double precision AS seconds";
     Ok(Statement::new(text).get_result(conn).await?)
 }

@@ -9,10 +9,13 @@ WITH new AS MATERIALIZED (
         created_at timestamptz, queued_at timestamptz, started_at timestamptz, first_started_at timestamptz,
         ended_at timestamptz, last_activity_at timestamptz, check_at timestamptz)
 ), told AS (
-    INSERT INTO event_inbox (kind, at, pool, owner, session_id, lease_epoch, generation, actor_type, actor_name, to_value, data)
+    INSERT INTO events (kind, at, pool, owner, session_id, lease_epoch, generation, actor_type, actor_name, to_value, data)
     SELECT 'session.created', now(), n.pool, n.owner, n.id, 0, 1, 'system', 'lessor import', n.state,
         jsonb_build_object('source', $2::text, 'old_id', n.old_id, 'old_state', n.old_state)
     FROM new n ORDER BY n.queued_at
+    RETURNING batch
+), waiting AS (
+    INSERT INTO event_inbox (batch) SELECT t.batch FROM told t
 ), noted AS (
     INSERT INTO imported_sessions (source, old_id, session_id, version, fingerprint, imported_at)
     SELECT $2, n.old_id, n.id, 1, n.fingerprint, now() FROM new n

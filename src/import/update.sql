@@ -32,11 +32,14 @@ WITH changed AS MATERIALIZED (
     RETURNING s.id, s.version, s.generation, l.was_state, c.old_id, c.fingerprint, c.pool, c.owner, c.state, c.old_state,
         c.last_activity_at, c.check_at
 ), told AS (
-    INSERT INTO event_inbox (kind, at, pool, owner, session_id, lease_epoch, generation, actor_type, actor_name, from_value,
+    INSERT INTO events (kind, at, pool, owner, session_id, lease_epoch, generation, actor_type, actor_name, from_value,
         to_value, reason, data)
     SELECT 'session.state_changed', now(), w.pool, w.owner, w.id, 0, w.generation, 'system', 'lessor import', w.was_state,
         w.state, 'changed_in_source', jsonb_build_object('source', $2::text, 'old_id', w.old_id, 'old_state', w.old_state)
     FROM written w
+    RETURNING batch
+), waiting AS (
+    INSERT INTO event_inbox (batch) SELECT t.batch FROM told t
 ), noted AS (
     UPDATE imported_sessions i SET version = w.version, fingerprint = w.fingerprint, imported_at = now()
     FROM written w WHERE i.source = $2 AND i.old_id = w.old_id

@@ -43,16 +43,19 @@ WITH homes AS MATERIALIZED (
     {conflict}
     RETURNING id, platform, region
 ), told AS (
-    INSERT INTO event_inbox (kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
+    -- As in `write.sql`; numbered without those of sessions that were left out.
+    INSERT INTO events (batch, ordinal, kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
         actor_type, actor_name, from_value, to_value, reason, data)
-    SELECT e.kind, now(), e.pool, e.owner, e.session_id, e.agent, e.incarnation, e.lease_epoch, e.generation,
+    SELECT (SELECT nextval('events_batch_seq')), row_number() OVER (ORDER BY e.ordinality) - 1, e.kind, now(), e.pool, e.owner, e.session_id, e.agent, e.incarnation, e.lease_epoch, e.generation,
         e.actor_type, e.actor_name, e.from_value, e.to_value, e.reason, e.data
     FROM ROWS FROM (json_to_recordset($2) AS (kind text, pool text, owner text, session_id uuid,
         agent text, incarnation bigint, lease_epoch bigint, generation bigint, actor_type text,
         actor_name text, from_value text, to_value text, reason text, data jsonb)) WITH ORDINALITY AS e
     -- Not a join, which would compare each with each.
     WHERE (e.session_id IN (SELECT m.id FROM made m)) IS TRUE
-    ORDER BY e.ordinality
+    RETURNING batch
+), waiting AS (
+    INSERT INTO event_inbox (batch, events) SELECT min(t.batch), count(*) FROM told t HAVING count(*) > 0
 ), opened AS (
     INSERT INTO lease_ledger (session_id, lease_epoch, agent, incarnation, action, offered_at, accepted_at)
     SELECT * FROM json_to_recordset($5) AS l (session_id uuid, lease_epoch bigint, agent text,

@@ -2,14 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
-use diesel::sql_types::{Array, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::row::SessionRow;
 use crate::error::Result;
 use crate::events::{EventRow, LedgerRow};
-use crate::store::schema::{events, lease_ledger, sessions};
+use crate::store::schema::{lease_ledger, sessions};
 use crate::store::{Conn, Statement};
 
 /// Every column of a [`SessionRow`].
@@ -142,16 +142,12 @@ pub async fn timeline(
     before: Option<i64>,
     limit: i64,
 ) -> Result<Vec<EventRow>> {
-    let mut query = events::table
-        .select(EventRow::as_select())
-        .filter(events::session_id.eq(id))
-        .order(events::id.desc())
-        .limit(limit)
-        .into_boxed();
-    if let Some(before) = before {
-        query = query.filter(events::id.lt(before));
-    }
-    Ok(query.load(conn).await?)
+    Ok(Statement::new(include_str!("timeline.sql"))
+        .bind::<SqlUuid, _>(id)
+        .bind::<BigInt, _>(before.unwrap_or(i64::MAX))
+        .bind::<BigInt, _>(limit)
+        .load(conn)
+        .await?)
 }
 
 /// A page of a session's lease ledger, newest first.

@@ -31,14 +31,17 @@ WITH changed AS MATERIALIZED (
 ), counted AS (
     {count}
 ), told AS (
-    INSERT INTO event_inbox (kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
+    -- Written where they stay, as one batch, which waits for its positions.
+    INSERT INTO events (batch, ordinal, kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
         actor_type, actor_name, from_value, to_value, reason, data)
-    SELECT kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
+    SELECT (SELECT nextval('events_batch_seq')), ordinality - 1, kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
         actor_type, actor_name, from_value, to_value, reason, data
     FROM ROWS FROM (json_to_recordset($3) AS (kind text, at timestamptz, pool text, owner text,
         session_id uuid, agent text, incarnation bigint, lease_epoch bigint, generation bigint, actor_type text,
         actor_name text, from_value text, to_value text, reason text, data jsonb)) WITH ORDINALITY AS e
-    ORDER BY ordinality
+    RETURNING batch
+), waiting AS (
+    INSERT INTO event_inbox (batch, events) SELECT min(t.batch), count(*) FROM told t HAVING count(*) > 0
 ), opened AS (
     INSERT INTO lease_ledger (session_id, lease_epoch, agent, incarnation, action, offered_at, accepted_at)
     SELECT * FROM json_to_recordset($4) AS l (session_id uuid, lease_epoch bigint, agent text,

@@ -136,48 +136,6 @@ diesel::table! {
 }
 
 diesel::table! {
-    event_inbox (id) {
-        id -> BigInt,
-        kind -> Text,
-        at -> Timestamptz,
-        pool -> Text,
-        owner -> Nullable<Text>,
-        session_id -> Nullable<Uuid>,
-        agent -> Nullable<Text>,
-        incarnation -> Nullable<BigInt>,
-        lease_epoch -> Nullable<BigInt>,
-        generation -> Nullable<BigInt>,
-        actor_type -> Text,
-        actor_name -> Text,
-        from_value -> Nullable<Text>,
-        to_value -> Nullable<Text>,
-        reason -> Nullable<Text>,
-        data -> Jsonb,
-    }
-}
-
-diesel::table! {
-    events (id) {
-        id -> BigInt,
-        kind -> Text,
-        at -> Timestamptz,
-        pool -> Text,
-        owner -> Nullable<Text>,
-        session_id -> Nullable<Uuid>,
-        agent -> Nullable<Text>,
-        incarnation -> Nullable<BigInt>,
-        lease_epoch -> Nullable<BigInt>,
-        generation -> Nullable<BigInt>,
-        actor_type -> Text,
-        actor_name -> Text,
-        from_value -> Nullable<Text>,
-        to_value -> Nullable<Text>,
-        reason -> Nullable<Text>,
-        data -> Jsonb,
-    }
-}
-
-diesel::table! {
     lease_ledger (session_id, lease_epoch) {
         session_id -> Uuid,
         lease_epoch -> BigInt,

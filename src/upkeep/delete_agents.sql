@@ -12,8 +12,11 @@ WITH old AS MATERIALIZED (
 ), forgotten AS (
     DELETE FROM lost_holds l USING gone g WHERE l.agent = g.name
 ), told AS (
-    INSERT INTO event_inbox (kind, at, pool, agent, incarnation, actor_type, actor_name, reason)
+    INSERT INTO events (kind, at, pool, agent, incarnation, actor_type, actor_name, reason)
     SELECT 'agent.deregistered', now(), g.pool, g.name, g.incarnation, 'system', 'retention', 'never_came_back'
     FROM gone g
+    RETURNING batch
+), waiting AS (
+    INSERT INTO event_inbox (batch) SELECT t.batch FROM told t
 )
 SELECT count(*) AS deleted FROM gone

@@ -12,7 +12,10 @@ WITH old AS MATERIALIZED (
 ), gone AS (
     DELETE FROM sessions s USING old o WHERE s.id = o.id RETURNING s.id, s.agent_pool, s.owner
 ), told AS (
-    INSERT INTO event_inbox (kind, at, pool, owner, session_id, actor_type, actor_name)
+    INSERT INTO events (kind, at, pool, owner, session_id, actor_type, actor_name)
     SELECT 'session.deleted', now(), g.agent_pool, g.owner, g.id, 'system', 'retention' FROM gone g
+    RETURNING batch
+), waiting AS (
+    INSERT INTO event_inbox (batch) SELECT t.batch FROM told t
 )
 SELECT count(*) AS deleted FROM gone

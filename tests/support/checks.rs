@@ -46,6 +46,14 @@ pub async fn of_index(client: &tokio_postgres::Client, column: &str, index: &str
 pub const WAIT_FOR_LOCKS: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND wait_event_type = 'Lock'";
 
+/// The statement that writes these events as any writer does.
+pub fn tells(columns: &str, events: &str) -> String {
+    format!(
+        "WITH told AS (INSERT INTO events ({columns}) {events} RETURNING batch) \
+         INSERT INTO event_inbox (batch) SELECT t.batch FROM told t"
+    )
+}
+
 /// Waits until all that was committed has its position in the stream.
 pub async fn everything_has_a_position(server: &TestServer) {
     super::eventually("everything has a position", || async {
@@ -104,7 +112,7 @@ pub async fn states_since_it_ran(server: &TestServer, id: Uuid) -> Vec<String> {
 pub async fn history(server: &TestServer, pool: &str, agent: Option<&str>) -> Vec<String> {
     let client = server.database.client().await;
     let text = "SELECT kind FROM event_history WHERE session_id IS NULL AND pool = $1 \
-                AND agent IS NOT DISTINCT FROM $2 ORDER BY position, inbox_id";
+                AND agent IS NOT DISTINCT FROM $2 ORDER BY position, batch, ordinal";
     let rows = client.query(text, &[&pool, &agent]).await;
     let rows = rows.expect("the query");
     rows.iter().map(|row| row.get(0)).collect()
