@@ -214,9 +214,9 @@ async fn with_a_process(app: &App) -> crate::error::Result<Vec<Session>> {
         ],
         ..SessionFilter::default()
     };
-    let rows = sessions::list(app, filter, None, 500).await?;
-    let sessions = rows.into_iter().map(Session::from);
+    let sessions = sessions::list(app, filter, None, 500).await?;
     Ok(sessions
+        .into_iter()
         .filter(|session| session.platform_resource_id.is_some())
         .collect())
 }

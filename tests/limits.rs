@@ -81,7 +81,7 @@ async fn wishes(server: &TestServer, id: Uuid) -> Vec<(String, String, String)> 
     let client = server.database.client().await;
     let text = format!(
         "SELECT to_value, coalesce(reason, ''), actor_type || ':' || actor_name FROM event_history
-         WHERE session_id = '{id}' AND kind = 'session.desired_changed' ORDER BY position, inbox_id"
+         WHERE session_id = '{id}' AND kind = 'session.desired_changed' ORDER BY position, batch, ordinal"
     );
     let rows = client.query(&text, &[]).await.expect("the events");
     rows.iter()

@@ -1,17 +1,19 @@
 //! History: events, written in the transaction of the change they tell of, then given positions, and
 //! streamed.
 //!
-//! - Writers insert into `event_inbox`, in the statement that makes the change.
-//! - The sequencer (`sequencer.rs`) moves what is committed from there to `events` and numbers it.
-//!   Every server has one; the lock of the one row of `event_head` lets one at a time do a step.
+//! - Writers insert into `events`, in the statement that makes the change, as a batch with a number; the inbox
+//!   gets a row for the batch. So an event is written once, and what comes after that costs by the batch.
+//! - The sequencer (`sequencer.rs`) moves the rows of what is committed from there to `event_batches`, with
+//!   the positions. Every server has one; the lock of the one row of `event_head` lets one at a time do a step.
 //! - The tail (`tail.rs`) reads new events once per server and keeps the latest in memory; streams
 //!   (`stream.rs`) take them from there, and from the table when they are further back.
 //!
 //! Invariants:
 //! - Positions are dense, and are never given to another event: from the oldest kept to the newest
 //!   there is no hole, and they become visible in their order. So "after 7" means the same on every server.
-//! - A session's events have positions in the order of its changes: its row is locked when their
-//!   numbers in the inbox are drawn, and a snapshot that shows a change shows those before it.
+//! - A session's events have positions in the order of its changes: its row is locked when the number of
+//!   their batch is drawn, and a snapshot that shows a change shows those before it. So a session's batches have
+//!   their positions in the order of their numbers; those of others need not.
 //! - What is not committed is not waited for: a long transaction holds up nobody else's events.
 //! - Only retention deletes events, from the oldest on; those of deleted sessions stay until then.
 //! - An idle stream holds no database connection, and a slow one no more than a page.
@@ -44,7 +46,7 @@ pub use sequencer::settle;
 pub use store::Kept;
 pub use tail::{Tail, kept};
 
-/// An event on its way into the inbox; serialized, it is an argument of the statement that writes.
+/// An event that is to be written; serialized, it is an argument of the statement that writes.
 #[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs, reason = "the migration comments on every column")]
 pub struct NewEvent {

@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 
 use super::check::{NewOf, check};
 use super::list::Position;
-use super::show::{show, show_one};
+use super::show::show_one;
 use super::{Ending, SessionFilter, SessionRow, Wanted};
 use crate::access::{self, Caller};
 use crate::app::App;
@@ -218,8 +218,7 @@ async fn list_sessions(
         created_before: query.created_before,
         scope: caller.scope(),
     };
-    let rows = super::list(&app, filter, paging.after::<Position>()?, paging.fetch()).await?;
-    let sessions = show(&app, rows).await?;
+    let sessions = super::list(&app, filter, paging.after::<Position>()?, paging.fetch()).await?;
     Ok(Listing::new(
         format,
         paging.page(sessions, |session| Position {

@@ -7,10 +7,10 @@ use diesel::dsl::{AsSelect, SqlTypeOf};
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
-use diesel::sql_types::{Array, BigInt, Bool, Json, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Bool, Json, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use futures_util::future::BoxFuture;
-use lessor_protocol::{Labels, SessionState};
+use lessor_protocol::{Labels, Session, SessionState};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -19,10 +19,24 @@ use super::row::SessionRow;
 use crate::app::App;
 use crate::error::Result;
 use crate::store::schema::sessions;
-use crate::store::{AsJson, Conn, Statement};
+use crate::store::{AsJson, Conn, Fragment, Statement};
 
-/// What a list selects.
-type Selected = SqlTypeOf<AsSelect<SessionRow, Pg>>;
+/// What a list selects: sessions, and when each was last used, which is kept elsewhere.
+type Selected = (SqlTypeOf<AsSelect<SessionRow, Pg>>, Nullable<Timestamptz>);
+
+/// A session as a list has it.
+type Listed = (SessionRow, Option<DateTime<Utc>>);
+
+/// What a list selects, for Diesel.
+fn columns() -> (
+    AsSelect<SessionRow, Pg>,
+    Fragment<'static, Nullable<Timestamptz>>,
+) {
+    // By the index, whatever was known of the table when this was planned.
+    let used = "(SELECT a.last_activity_at FROM session_activity a WHERE a.session_id >= sessions.id \
+        AND a.session_id <= sessions.id ORDER BY a.session_id LIMIT 1)";
+    (SessionRow::as_select(), Statement::new(used).expression())
+}
 
 /// Which of some labels the fewest sessions have.
 const RAREST_LABEL: &str = include_str!("rarest_label.sql");
@@ -51,24 +65,35 @@ pub async fn list(
     filter: SessionFilter,
     after: Option<Position>,
     limit: i64,
-) -> Result<Vec<SessionRow>> {
+) -> Result<Vec<Session>> {
     let (db, name) = (&app.db, "sessions::list");
     let Some(only) = filter.only() else {
         let by_labels = by_labels(app, filter.labels.clone()).await?;
-        return db
+        let listed = db
             .read(name, |conn| read(conn, filter, after, limit, by_labels))
-            .await;
+            .await?;
+        return Ok(shown(listed));
     };
-    db.read_often(name, |conn| {
-        Box::pin(async move {
-            let page = match by_one(only, after, limit) {
-                Some(page) => page,
-                None => page(filter, after, limit, Vec::new()),
-            };
-            Ok(page.load(conn).await?)
+    let listed = db
+        .read_often(name, |conn| {
+            Box::pin(async move {
+                let page = match by_one(only, after, limit) {
+                    Some(page) => page,
+                    None => page(filter, after, limit, Vec::new()),
+                };
+                Ok(page.load(conn).await?)
+            })
         })
-    })
-    .await
+        .await?;
+    Ok(shown(listed))
+}
+
+fn shown(listed: Vec<Listed>) -> Vec<Session> {
+    let one = |(row, used): Listed| Session {
+        last_activity_at: used,
+        ..Session::from(row)
+    };
+    listed.into_iter().map(one).collect()
 }
 
 fn read(
@@ -77,7 +102,7 @@ fn read(
     after: Option<Position>,
     limit: i64,
     by_labels: Vec<String>,
-) -> BoxFuture<'_, Result<Vec<SessionRow>>> {
+) -> BoxFuture<'_, Result<Vec<Listed>>> {
     Box::pin(async move {
         let page = |filter| page(filter, after, limit, by_labels.clone());
         let Some(each) = each_in_order(&filter) else {
@@ -92,10 +117,7 @@ fn read(
 /// The text asks for just that order and compares as the index does, or asks a table that has no other index, so
 /// that it cannot be planned otherwise, however frequent the planner takes a value for.
 fn by_one(only: Only, after: Option<Position>, limit: i64) -> Option<Query<Selected>> {
-    let query = sessions::table
-        .select(SessionRow::as_select())
-        .limit(limit)
-        .into_boxed();
+    let query = sessions::table.select(columns()).limit(limit).into_boxed();
     let before = after.map_or(Uuid::max(), |after| after.id);
     let newest = sessions::id.desc();
     Some(match only {
@@ -149,10 +171,7 @@ fn page(
     by_labels: Vec<String>,
 ) -> Query<Selected> {
     use sessions::dsl;
-    let mut query = dsl::sessions
-        .select(SessionRow::as_select())
-        .limit(limit)
-        .into_boxed();
+    let mut query = dsl::sessions.select(columns()).limit(limit).into_boxed();
     if filter.asks_for_creation() {
         query = query.order((dsl::created_at.desc(), dsl::id.desc()));
         // Where the range itself begins later, only one of them may say where to begin.

@@ -7,22 +7,6 @@ use crate::app::App;
 use crate::error::Result;
 use crate::limits;
 
-/// Sessions with their last activity.
-///
-/// # Errors
-/// `DatabaseUnavailable`.
-pub async fn show(app: &App, rows: Vec<SessionRow>) -> Result<Vec<Session>> {
-    // What never ran was never used.
-    let ran = rows.iter().filter(|row| row.first_started_at.is_some());
-    let used = limits::last_activity(app, ran.map(|row| row.id).collect()).await?;
-    let shown = rows.into_iter().map(|row| {
-        let mut session = Session::from(row);
-        session.last_activity_at = used.get(&session.id).copied();
-        session
-    });
-    Ok(shown.collect())
-}
-
 /// One session with its last activity.
 ///
 /// # Errors
