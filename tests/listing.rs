@@ -153,6 +153,55 @@ async fn a_page_of_several_states_is_read_no_further_than_it_goes() {
 }
 
 #[tokio::test]
+async fn a_page_by_conditions_that_many_meet_is_read_no_further_than_it_goes() {
+    let (server, database, client) = filled().await;
+    server.pool("q", |_| {}).await;
+    client
+        .batch_execute(
+            "UPDATE sessions SET agent_pool = 'q' WHERE ('x' || right(id::text, 8))::bit(32)::int % 4 = 0",
+        )
+        .await
+        .expect("some are in another pool");
+    let settled = client.batch_execute("VACUUM ANALYZE sessions").await;
+    settled.expect("vacuumed");
+    count_now(&client).await;
+    let rare = |n: &i64| n % 10_000 == 5_000;
+    let of_q = |n: &i64| n % 4 == 0;
+    let running = ids((1..=MANY).filter(|n| of_q(n) && !rare(n)).rev());
+    server.stop().await;
+    let server = TestServer::over(database.clone(), |_| {}).await;
+    let read = async || of_index(&client, "idx_tup_read", "sessions_by_state").await;
+    let (before, all) = (read().await, i64::try_from(running.len()).expect("some"));
+    assert_eq!(walk(&server, (100, "pool=q&state=running")).await, running);
+    server.stop().await;
+    // One in four is of that pool.
+    support::eventually("it is counted", async || read().await - before >= 3 * all).await;
+    let read = read().await - before;
+    println!("{read} entries were read for {all} sessions");
+    assert!(read < 6 * all, "{read} for {all}");
+
+    // What few meet, or nobody, is found behind the newest thousand too, and in pages.
+    let server = TestServer::over(database.clone(), |_| {}).await;
+    let unassigned = ids((1..=MANY).filter(of_q).rev());
+    let others = ids((1..=MANY).filter(|n| !of_q(n)).rev());
+    for (query, wanted) in [
+        ("pool=q&state=hibernated", ids([15_000, 5_000])),
+        ("pool=q&desired_state=hibernated", ids([15_000, 5_000])),
+        ("pool=p&state=hibernated", Vec::new()),
+        ("pool=q&state=terminated", Vec::new()),
+        ("pool=q&assigned=true", Vec::new()),
+        ("pool=q&assigned=false", unassigned),
+        (
+            "pool=p&assigned=false&state=running&desired_state=running",
+            others,
+        ),
+    ] {
+        assert_eq!(walk(&server, (500, query)).await, wanted, "{query}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_page_of_a_frequent_label_is_read_no_further_than_it_goes() {
     let (server, database, client) = filled().await;
     server.stop().await;

@@ -48,6 +48,15 @@ pub(super) enum Only {
     Labels(Labels),
 }
 
+/// Conditions that many sessions meet each: a pool, with one or more of the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Coarse {
+    pub pool: String,
+    pub state: Option<&'static str>,
+    pub desired_state: Option<&'static str>,
+    pub assigned: Option<bool>,
+}
+
 /// A query on sessions that is being put together; `ST` is what it selects.
 pub(super) type Query<ST> = sessions::BoxedQuery<'static, Pg, ST>;
 
@@ -96,6 +105,29 @@ impl SessionFilter {
         let only = conditions.next().unwrap_or(Only::Plain);
         let others = conditions.next().is_some() || self.assigned_agent_id.is_some();
         (self.scope.reach == Reach::Everything && !others).then_some(only)
+    }
+
+    /// Its conditions, where each of them is met by many sessions.
+    pub(super) fn coarse(&self) -> Option<Coarse> {
+        let state = match self.states.as_slice() {
+            [] => None,
+            [state] => Some(state.as_str()),
+            _ => return None,
+        };
+        let coarse = Coarse {
+            pool: self.pool.clone()?,
+            state,
+            desired_state: self.desired_state.map(|desired| desired.as_str()),
+            assigned: self.assigned,
+        };
+        let rest = Self {
+            pool: None,
+            states: Vec::new(),
+            desired_state: None,
+            assigned: None,
+            ..self.clone()
+        };
+        (rest == Self::default()).then_some(coarse)
     }
 
     /// The query, of those sessions only that the filter matches.

@@ -14,7 +14,7 @@ use lessor_protocol::{Labels, Session, SessionState};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::filter::{Only, Query, SessionFilter};
+use super::filter::{Coarse, Only, Query, SessionFilter};
 use super::row::SessionRow;
 use crate::app::App;
 use crate::error::Result;
@@ -68,6 +68,18 @@ pub async fn list(
 ) -> Result<Vec<Session>> {
     let (db, name) = (&app.db, "sessions::list");
     let Some(only) = filter.only() else {
+        if let Some(coarse) = filter.coarse() {
+            let page = db
+                .read_often("sessions::newest_among", |conn| {
+                    Box::pin(
+                        async move { Ok(newest_among(coarse, after, limit).load(conn).await?) },
+                    )
+                })
+                .await?;
+            if i64::try_from(page.len()).is_ok_and(|found| found == limit) {
+                return Ok(shown(page));
+            }
+        }
         let by_labels = by_labels(app, filter.labels.clone()).await?;
         let listed = db
             .read(name, |conn| read(conn, filter, after, limit, by_labels))
@@ -161,6 +173,33 @@ fn by_one(only: Only, after: Option<Position>, limit: i64) -> Option<Query<Selec
             query.filter(condition).order(newest)
         }
     })
+}
+
+/// A page by conditions that many sessions meet each, if the newest by one of them have as many as it asks for.
+/// To plan it for its values takes as long as to read them.
+fn newest_among(coarse: Coarse, after: Option<Position>, limit: i64) -> Query<Selected> {
+    // Of a state there are fewer than of a pool, but for what has ended.
+    let ended = SessionState::Terminated.as_str();
+    let (column, value) = match coarse.state {
+        Some(state) if state != ended => ("state", state.to_owned()),
+        _ => ("agent_pool", coarse.pool.clone()),
+    };
+    let text = include_str!("newest_among.sql").replace("{column}", column);
+    let condition = Statement::new(text)
+        .bind::<Text, _>(value)
+        .bind::<SqlUuid, _>(after.map_or(Uuid::max(), |after| after.id))
+        .bind::<BigInt, _>(limit)
+        .bind::<Text, _>(coarse.pool)
+        .bind::<Nullable<Text>, _>(coarse.state)
+        .bind::<Nullable<Text>, _>(coarse.desired_state)
+        .bind::<Nullable<Bool>, _>(coarse.assigned)
+        .expression::<Bool>();
+    sessions::table
+        .select(columns())
+        .limit(limit)
+        .into_boxed()
+        .filter(condition)
+        .order(sessions::id.desc())
 }
 
 /// A page of what one filter matches.
@@ -292,6 +331,41 @@ mod tests {
             let page = page(filter, Some(after), 10, Vec::new());
             let once = QueryFragment::<Pg>::is_safe_to_cache_prepared(&page, &Pg);
             assert_eq!(once, Ok(true));
+        }
+    }
+
+    #[test]
+    fn what_many_sessions_meet_is_prepared_once_and_nothing_else_is_taken_for_that() {
+        let coarse = SessionFilter {
+            pool: Some("p".to_owned()),
+            states: vec![SessionState::Running],
+            assigned: Some(true),
+            ..SessionFilter::default()
+        };
+        let page = newest_among(coarse.coarse().expect("it is"), None, 10);
+        let once = QueryFragment::<Pg>::is_safe_to_cache_prepared(&page, &Pg);
+        assert_eq!(once, Ok(true));
+        let mut of_owner = coarse.clone();
+        of_owner.owner = Some("ann".to_owned());
+        let mut of_caller = coarse.clone();
+        of_caller.scope.owner = Some("ann".to_owned());
+        let mut of_tenant = coarse.clone();
+        of_tenant.scope.reach = crate::access::Reach::Tenant("t".to_owned());
+        let mut of_states = coarse.clone();
+        of_states.states.push(SessionState::Pending);
+        let mut of_any_pool = coarse.clone();
+        of_any_pool.pool = None;
+        let mut since = coarse;
+        since.created_after = Some(DateTime::UNIX_EPOCH);
+        for filter in [
+            of_owner,
+            of_caller,
+            of_tenant,
+            of_states,
+            of_any_pool,
+            since,
+        ] {
+            assert_eq!(filter.coarse(), None, "{filter:?}");
         }
     }
 
