@@ -1203,6 +1203,7 @@ async fn steps_read_from_an_index_however_much_there_is() {
                 text.replace("$2", "50000::bigint").replace("$3", "50")
             } else {
                 let text = text
+                    .replace("{passes}", include_str!("../src/events/passes.sql"))
                     .replace("$1", "50")
                     .replace("$2", "10050")
                     .replace("$6", "false");

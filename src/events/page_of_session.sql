@@ -10,10 +10,5 @@ WHERE e.session_id = $9
             SELECT f.batch FROM event_batches f WHERE f.first_position <= $1 ORDER BY f.first_position DESC LIMIT 1
         ) f JOIN events x ON x.session_id = $9 AND x.batch = f.batch LIMIT 1), 0)
     AND b.first_position + e.ordinal > $1 AND b.first_position + e.ordinal <= $2
-    AND (($3::text[])[1] IS NULL OR e.pool = ($3::text[])[1])
-    AND CASE WHEN ($3::text[])[2] IS NULL THEN true WHEN ($3::text[])[2] = '' THEN strpos(e.pool, '~') = 0
-        ELSE starts_with(e.pool, ($3::text[])[2]) END
-    AND ($4::text IS NULL OR e.agent = $4)
-    AND ($5::text IS NULL OR e.owner = $5)
-    AND ($6 OR e.kind = ANY ($7) OR EXISTS (SELECT FROM unnest($8) AS begins WHERE starts_with(e.kind, begins)))
+    AND {passes}
 ORDER BY e.session_id, e.batch, e.ordinal LIMIT 200

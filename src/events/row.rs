@@ -22,12 +22,12 @@ pub struct EventRow {
     pub at: DateTime<Utc>,
     #[diesel(sql_type = Text)]
     pub pool: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    pub owner: Option<String>,
     #[diesel(sql_type = Nullable<SqlUuid>)]
     pub session_id: Option<Uuid>,
     #[diesel(sql_type = Nullable<Text>)]
     pub agent: Option<String>,
-    #[diesel(sql_type = Nullable<Text>)]
-    pub owner: Option<String>,
     #[diesel(sql_type = Nullable<BigInt>)]
     pub incarnation: Option<i64>,
     #[diesel(sql_type = Nullable<BigInt>)]

@@ -55,7 +55,7 @@ impl Filter {
         *self == Self::default()
     }
 
-    /// Whether an event passes. `page.sql` and `page_of_session.sql` say the same in SQL.
+    /// Whether an event passes. `passes.sql` says the same in SQL.
     #[must_use]
     pub fn takes(&self, event: &Subject) -> bool {
         fn wanted<T: PartialEq>(wanted: Option<&T>, found: Option<&T>) -> bool {

@@ -76,7 +76,7 @@ pub async fn page(
         Some(_) => include_str!("page_of_session.sql"),
     };
     let kinds = &filter.kinds;
-    let page = Statement::new(text)
+    let page = Statement::new(text.replace("{passes}", include_str!("passes.sql")))
         .bind::<BigInt, _>(after)
         .bind::<BigInt, _>(until)
         .bind::<Array<Nullable<Text>>, _>(vec![filter.pool.clone(), filter.reach.as_prefix()])

@@ -46,7 +46,8 @@ WITH homes AS MATERIALIZED (
     -- As in `write.sql`; numbered without those of sessions that were left out.
     INSERT INTO events (batch, ordinal, kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
         actor_type, actor_name, from_value, to_value, reason, data)
-    SELECT (SELECT nextval('events_batch_seq')), row_number() OVER (ORDER BY e.ordinality) - 1, e.kind, now(), e.pool, e.owner, e.session_id, e.agent, e.incarnation, e.lease_epoch, e.generation,
+    SELECT (SELECT nextval('events_batch_seq')), row_number() OVER (ORDER BY e.ordinality) - 1,
+        e.kind, now(), e.pool, e.owner, e.session_id, e.agent, e.incarnation, e.lease_epoch, e.generation,
         e.actor_type, e.actor_name, e.from_value, e.to_value, e.reason, e.data
     FROM ROWS FROM (json_to_recordset($2) AS (kind text, pool text, owner text, session_id uuid,
         agent text, incarnation bigint, lease_epoch bigint, generation bigint, actor_type text,

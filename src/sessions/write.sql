@@ -34,7 +34,8 @@ WITH changed AS MATERIALIZED (
     -- Written where they stay, as one batch, which waits for its positions.
     INSERT INTO events (batch, ordinal, kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
         actor_type, actor_name, from_value, to_value, reason, data)
-    SELECT (SELECT nextval('events_batch_seq')), ordinality - 1, kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
+    SELECT (SELECT nextval('events_batch_seq')), ordinality - 1,
+        kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
         actor_type, actor_name, from_value, to_value, reason, data
     FROM ROWS FROM (json_to_recordset($3) AS (kind text, at timestamptz, pool text, owner text,
         session_id uuid, agent text, incarnation bigint, lease_epoch bigint, generation bigint, actor_type text,
