@@ -37,17 +37,14 @@ use state::{Verdict, judge};
 pub use activity::{Activities, ActivityWorker, MAX_ACTIVITY};
 pub use state::Limit;
 
-/// When these sessions were last used, as far as that is known.
+/// When a session was last used, as far as that is known; lists of sessions have it in their own statement.
 ///
 /// # Errors
 /// `DatabaseUnavailable`.
-pub async fn last_activity(app: &App, ids: Vec<Uuid>) -> Result<HashMap<Uuid, DateTime<Utc>>> {
-    if ids.is_empty() {
-        return Ok(HashMap::new());
-    }
+pub async fn last_activity(app: &App, id: Uuid) -> Result<Option<DateTime<Utc>>> {
     app.db
-        .read("limits::last_activity", |conn| {
-            Box::pin(store::last_activity(conn, ids))
+        .read("limits::last_activity", move |conn| {
+            Box::pin(store::last_activity(conn, id))
         })
         .await
 }

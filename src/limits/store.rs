@@ -1,8 +1,7 @@
 //! The SQL of limits and activity.
 
-use std::collections::HashMap;
-
 use chrono::{DateTime, Utc};
+use diesel::OptionalExtension;
 use diesel::sql_types::{
     Array, BigInt, Bool, Double, Nullable, Text, Timestamptz, Uuid as SqlUuid,
 };
@@ -80,8 +79,6 @@ struct Next {
 
 #[derive(diesel::QueryableByName)]
 struct Used {
-    #[diesel(sql_type = SqlUuid)]
-    session_id: Uuid,
     #[diesel(sql_type = Timestamptz)]
     last_activity_at: DateTime<Utc>,
 }
@@ -173,20 +170,14 @@ pub async fn record(conn: &mut Conn, told: &[Told]) -> Result<()> {
     Ok(())
 }
 
-/// When these sessions were last used, as far as that is known.
-pub async fn last_activity(
-    conn: &mut Conn,
-    ids: Vec<Uuid>,
-) -> Result<HashMap<Uuid, DateTime<Utc>>> {
-    let used: Vec<Used> = Statement::new(
-        "-- limits::last_activity\nSELECT session_id, last_activity_at FROM session_activity \
-         WHERE session_id = ANY ($1)",
+/// When a session was last used, as far as that is known.
+pub async fn last_activity(conn: &mut Conn, id: Uuid) -> Result<Option<DateTime<Utc>>> {
+    let used: Option<Used> = Statement::new(
+        "-- limits::last_activity\nSELECT last_activity_at FROM session_activity WHERE session_id = $1",
     )
-    .bind::<Array<SqlUuid>, _>(ids)
-    .load(conn)
-    .await?;
-    Ok(used
-        .into_iter()
-        .map(|used| (used.session_id, used.last_activity_at))
-        .collect())
+    .bind::<SqlUuid, _>(id)
+    .get_result(conn)
+    .await
+    .optional()?;
+    Ok(used.map(|used| used.last_activity_at))
 }

@@ -50,10 +50,7 @@ where
 {
     // Where it goes does not change when it was last used.
     let id = sessions::get(app, id_or_name).await?.id;
-    let last_activity_at = limits::last_activity(app, vec![id])
-        .await?
-        .get(&id)
-        .copied();
+    let last_activity_at = limits::last_activity(app, id).await?;
     let to = Arc::new(to);
     let (answer, hints) = app
         .db

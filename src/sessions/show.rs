@@ -12,8 +12,8 @@ use crate::limits;
 /// # Errors
 /// `DatabaseUnavailable`.
 pub async fn show_one(app: &App, row: SessionRow) -> Result<Session> {
-    let used = limits::last_activity(app, vec![row.id]).await?;
-    let mut session = Session::from(row);
-    session.last_activity_at = used.get(&session.id).copied();
-    Ok(session)
+    Ok(Session {
+        last_activity_at: limits::last_activity(app, row.id).await?,
+        ..Session::from(row)
+    })
 }
