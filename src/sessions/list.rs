@@ -66,46 +66,49 @@ pub async fn list(
     after: Option<Position>,
     limit: i64,
 ) -> Result<Vec<Session>> {
-    let (db, name) = (&app.db, "sessions::list");
-    let Some(only) = filter.only() else {
-        if let Some(coarse) = filter.coarse() {
-            let page = db
-                .read_often("sessions::newest_among", |conn| {
-                    Box::pin(
-                        async move { Ok(newest_among(coarse, after, limit).load(conn).await?) },
-                    )
-                })
-                .await?;
-            if i64::try_from(page.len()).is_ok_and(|found| found == limit) {
-                return Ok(shown(page));
-            }
+    let listed = match filter.only() {
+        Some(only) => {
+            let page = by_one(only, after, limit)
+                .unwrap_or_else(|| page(filter, after, limit, Vec::new()));
+            planned_once(app, page).await?
         }
-        let by_labels = by_labels(app, filter.labels.clone()).await?;
-        let listed = db
-            .read(name, |conn| read(conn, filter, after, limit, by_labels))
-            .await?;
-        return Ok(shown(listed));
+        None => by_several(app, filter, after, limit).await?,
     };
-    let listed = db
-        .read_often(name, |conn| {
-            Box::pin(async move {
-                let page = match by_one(only, after, limit) {
-                    Some(page) => page,
-                    None => page(filter, after, limit, Vec::new()),
-                };
-                Ok(page.load(conn).await?)
-            })
-        })
-        .await?;
-    Ok(shown(listed))
-}
-
-fn shown(listed: Vec<Listed>) -> Vec<Session> {
-    let one = |(row, used): Listed| Session {
+    let shown = |(row, used): Listed| Session {
         last_activity_at: used,
         ..Session::from(row)
     };
-    listed.into_iter().map(one).collect()
+    Ok(listed.into_iter().map(shown).collect())
+}
+
+/// A page whose plan does not depend on its values.
+async fn planned_once(app: &App, page: Query<Selected>) -> Result<Vec<Listed>> {
+    app.db
+        .read_often("sessions::list", |conn| {
+            Box::pin(async move { Ok(page.load(conn).await?) })
+        })
+        .await
+}
+
+/// A page by several conditions.
+async fn by_several(
+    app: &App,
+    filter: SessionFilter,
+    after: Option<Position>,
+    limit: i64,
+) -> Result<Vec<Listed>> {
+    if let Some(coarse) = filter.coarse() {
+        let page = planned_once(app, newest_among(coarse, after, limit)).await?;
+        if i64::try_from(page.len()) == Ok(limit) {
+            return Ok(page);
+        }
+    }
+    let by_labels = by_labels(app, filter.labels.clone()).await?;
+    app.db
+        .read("sessions::list", |conn| {
+            read(conn, filter, after, limit, by_labels)
+        })
+        .await
 }
 
 fn read(
