@@ -14,7 +14,7 @@ use lessor_protocol::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::checks::{WAIT_FOR_LOCKS, count, dump, the_books_agree};
+use crate::support::checks::{WAIT_FOR_LOCKS, count, dump, of_index, the_books_agree};
 use crate::support::platform::Platform;
 use crate::support::{TestAgent, TestServer, eventually, report, runbook};
 
@@ -856,6 +856,31 @@ async fn a_client_that_hangs_up_does_not_end_it() {
     server.app.finish().await;
     let left = format!("SELECT version FROM sessions WHERE id = '{new}'");
     assert_eq!(count(&server, &left).await, 1);
+}
+
+/// A database that has just been filled is planned for as a small one, in which a product of all sessions and all
+/// changes seems to be cheaper than a look for each.
+#[tokio::test]
+async fn a_batch_is_written_by_a_look_for_each_of_its_sessions() {
+    const MANY: i64 = 1_200;
+    let server = TestServer::start().await;
+    let database = server.database.clone();
+    server.pool("p", |_| {}).await;
+    sql(&server, &waiting(1_200)).await;
+    let client = database.client().await;
+    let looks = async || of_index(&client, "idx_scan", "sessions_pkey").await;
+    let before = looks().await;
+    let done = act(
+        &server,
+        &BulkRequest::new(BulkAction::Terminate, in_pool("p")),
+    )
+    .await;
+    assert_eq!(numbers(&done), (MANY, MANY, false));
+    server.stop().await;
+    eventually("it is counted", async || looks().await - before >= MANY).await;
+    let looks = looks().await - before;
+    println!("{looks} looks for {MANY} sessions");
+    assert!(looks < 20 * MANY, "{looks} looks for {MANY} sessions");
 }
 
 /// Twenty thousand sessions that a fleet works on, ended by two calls at a time at two servers.

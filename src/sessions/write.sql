@@ -10,13 +10,16 @@ WITH changed AS MATERIALIZED (
     UPDATE sessions s SET
         {set}
     FROM changed c CROSS JOIN LATERAL (
-        SELECT x.ctid AS place FROM sessions x WHERE x.id >= c.id AND x.id <= c.id ORDER BY x.id DESC LIMIT 1
+        -- With what it is to be as, so that no condition joins a session to anything but its own place: by one
+        -- beside `c`, all sessions are joined to all changes first, as long as the table seems to be small.
+        SELECT x.ctid AS place, c.was_version, c.was_lease_epoch, c.was_agent
+        FROM sessions x WHERE x.id >= c.id AND x.id <= c.id ORDER BY x.id DESC LIMIT 1
     ) f
     WHERE s.ctid = f.place
         -- No equalities, by which it could be joined: most sessions have the same ones.
-        AND s.version = ANY (ARRAY[c.was_version])
-        AND s.lease_epoch = ANY (ARRAY[c.was_lease_epoch])
-        AND s.assigned_agent_id IS NOT DISTINCT FROM c.was_agent
+        AND s.version = ANY (ARRAY[f.was_version])
+        AND s.lease_epoch = ANY (ARRAY[f.was_lease_epoch])
+        AND s.assigned_agent_id IS NOT DISTINCT FROM f.was_agent
     RETURNING s.id
 ), effects AS MATERIALIZED (
     -- With the newest version of each agent, found from there back: while an old transaction is open anywhere,
