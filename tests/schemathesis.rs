@@ -10,14 +10,17 @@ use tokio::process::Command;
 use crate::support::database;
 use crate::support::process::ServerProcess;
 
-/// For how long it generates requests, unless `LESSOR_SCHEMATHESIS_SECONDS` says otherwise.
-const SECONDS: u64 = 45;
-
-/// How many walks along the links it takes. Not a time: a busy machine would walk less.
+/// How many requests it makes up for each operation besides those that cover the document, and how many walks
+/// along the links it takes. Not times: a busy machine would do less.
+const EXAMPLES: u64 = 3;
 const WALKS: u64 = 180;
 
+/// What a walk takes, roughly, in milliseconds: where `LESSOR_SCHEMATHESIS_SECONDS` says for how long requests are
+/// to be made up, there are as many walks as take about as long.
+const WALK_MILLISECONDS: u64 = 250;
+
 /// Fewer would not be worth the name.
-const LEAST_CASES: i64 = 1_500;
+const LEAST_CASES: i64 = 3_000;
 const LEAST_LINKS: u32 = 15;
 
 const TOKEN: &str = "a-token-for-the-fuzzer";
@@ -30,7 +33,7 @@ struct Run {
 
 impl Run {
     /// Runs phases of it against a server; no fault may be found.
-    async fn of(server: &ServerProcess, phases: &[&str], bounds: &[&str]) -> Self {
+    async fn of(server: &ServerProcess, phases: &[&str], bounds: &[String]) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let folder = root.join("tests/schemathesis");
         let program = root.join("target/openapi-tools/venv/bin/schemathesis");
@@ -91,11 +94,16 @@ async fn schemathesis_finds_no_fault() {
     let database = database().await;
     let server =
         ServerProcess::start_with(&database.url, &[("LESSOR_ADMIN_TOKEN", TOKEN)], None).await;
-    let seconds = std::env::var("LESSOR_SCHEMATHESIS_SECONDS")
-        .map_or(SECONDS, |text| text.parse().expect("a number of seconds"));
+    let seconds: Option<u64> = std::env::var("LESSOR_SCHEMATHESIS_SECONDS")
+        .ok()
+        .map(|text| text.parse().expect("a number of seconds"));
 
     let requests = ["examples", "coverage", "fuzzing"];
-    let run = Run::of(&server, &requests, &["--max-time", &seconds.to_string()]).await;
+    let bounds = match seconds {
+        None => ["--max-examples".to_owned(), EXAMPLES.to_string()],
+        Some(seconds) => ["--max-time".to_owned(), seconds.to_string()],
+    };
+    let run = Run::of(&server, &requests, &bounds).await;
     println!("{} cases", run.cases());
     assert!(
         run.cases() >= LEAST_CASES,
@@ -110,13 +118,9 @@ async fn schemathesis_finds_no_fault() {
         "all but the stream: {operations}"
     );
 
-    let walks = WALKS * seconds / SECONDS;
-    let run = Run::of(
-        &server,
-        &["stateful"],
-        &["--max-examples", &walks.to_string()],
-    )
-    .await;
+    let walks = seconds.map_or(WALKS, |seconds| seconds * 1_000 / WALK_MILLISECONDS);
+    let bounds = ["--max-examples".to_owned(), walks.to_string()];
+    let run = Run::of(&server, &["stateful"], &bounds).await;
     println!("{} cases along {} links", run.cases(), run.links());
     assert!(run.links() >= LEAST_LINKS, "few links: {}", run.said);
 }
