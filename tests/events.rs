@@ -353,8 +353,9 @@ async fn load(servers: &[TestServer], random: &Arc<Random>, agents: usize, sessi
         let random = random.split();
         let mine = sessions / agents;
         tasks.spawn(async move {
-            let (mut made, mut ended) = (0, 0);
-            while ended < mine {
+            let mut made = 0;
+            // To the end of all of them: what an agent that went would hold, nobody had before its lease is over.
+            loop {
                 agent.client = random.pick(&clients).clone();
                 if made < mine {
                     let mut new = NewSession::in_pool("p", &json!({})).expect("a spec");
@@ -379,14 +380,14 @@ async fn load(servers: &[TestServer], random: &Arc<Random>, agents: usize, sessi
                             .expect("its end is wanted");
                     } else {
                         agent.accepts(&assignment, ReportedState::Terminated).await;
-                        ended += 1;
                     }
                 }
-                // Others may have ended what this one made.
                 let left = lessor_client::SessionFilter {
-                    desired_state: None,
-                    state: None,
                     pool: Some("p".into()),
+                    paging: lessor_client::Paging {
+                        limit: Some(200),
+                        ..Default::default()
+                    },
                     ..Default::default()
                 };
                 if made == mine && wait > 0.0 {
