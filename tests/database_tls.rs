@@ -233,7 +233,7 @@ async fn a_service_speaks_tls_with_its_database_and_listens_over_it() {
         .expect("a connection");
     tokio::spawn(connection);
     let open = "SELECT count(*) FILTER (WHERE s.ssl), count(*) FILTER (WHERE NOT s.ssl),
-            count(*) FILTER (WHERE s.ssl AND a.query ~ '^(LISTEN|SELECT pg_notify|-- wakeups::wire)')
+            count(*) FILTER (WHERE s.ssl AND a.query ~ '^(SET .*LISTEN|SELECT pg_notify|-- wakeups::wire)')
         FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid)
         WHERE a.application_name = 'lessor' AND a.pid <> pg_backend_pid()";
     // Once it has come up: on a busy machine that which listens is still on its way, or comes anew.
