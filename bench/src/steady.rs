@@ -69,9 +69,11 @@ impl Steady<'_> {
         }
         let client = connect(self.url).await?;
         let refill = self.refill.to_owned();
+        // Not when they are told to stop: what is in flight then is claimed, too.
+        let all_claimed = Arc::new(AtomicBool::new(false));
         let refilling = {
-            let (stop, claimed) = (Arc::clone(&stop), Arc::clone(&claimed));
-            tokio::spawn(async move { put_back(&client, &refill, &stop, &claimed).await })
+            let (over, claimed) = (Arc::clone(&all_claimed), Arc::clone(&claimed));
+            tokio::spawn(async move { put_back(&client, &refill, &over, &claimed).await })
         };
         // The first claims pay for connections and plans.
         tokio::time::sleep(time.mul_f64(0.1)).await;
@@ -88,6 +90,7 @@ impl Steady<'_> {
             let within = |at: &Instant| *at >= begun && *at <= begun + took;
             latencies.extend(times.into_iter().filter(|t| within(&t.0)).map(|t| t.1));
         }
+        all_claimed.store(true, Ordering::Relaxed);
         refilling.await.map_err(joined)??;
         left.sort_by(|a, b| a.name.cmp(&b.name));
         agents.clone_from_slice(&left);
@@ -128,14 +131,14 @@ async fn in_turn(
 async fn put_back(
     client: &Client,
     refill: &str,
-    stop: &AtomicBool,
+    over: &AtomicBool,
     claimed: &AtomicU64,
 ) -> Result<()> {
     let statement = client.prepare(refill).await?;
     let mut put = 0;
     loop {
         // What was claimed at the end is put back too, so that the next measurement finds as many.
-        let over = stop.load(Ordering::Relaxed);
+        let over = over.load(Ordering::Relaxed);
         let behind = claimed.load(Ordering::Relaxed).saturating_sub(put);
         if behind >= REFILL || (over && behind > 0) {
             let count = i32::try_from(behind).unwrap_or(i32::MAX);
