@@ -240,7 +240,6 @@ async fn a_service_speaks_tls_with_its_database_and_listens_over_it() {
     eventually("it listens over TLS", async || {
         let row = client.query_one(open, &[]).await.expect("backends");
         let (over_tls, without, listening): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
-        assert!(over_tls > 0, "{over_tls}");
         assert_eq!(without, 0);
         over_tls > 1 && listening == 1
     })

@@ -15,9 +15,8 @@ use crate::support::process::ServerProcess;
 const EXAMPLES: u64 = 3;
 const WALKS: u64 = 180;
 
-/// What a walk takes, roughly, in milliseconds: where `LESSOR_SCHEMATHESIS_SECONDS` says for how long requests are
-/// to be made up, there are as many walks as take about as long.
-const WALK_MILLISECONDS: u64 = 250;
+/// For how long it walks, roughly: `LESSOR_SCHEMATHESIS_SECONDS` asks for as many times more of both.
+const SECONDS: u64 = 60;
 
 /// Fewer would not be worth the name.
 const LEAST_CASES: i64 = 3_000;
@@ -32,8 +31,8 @@ struct Run {
 }
 
 impl Run {
-    /// Runs phases of it against a server; no fault may be found.
-    async fn of(server: &ServerProcess, phases: &[&str], bounds: &[String]) -> Self {
+    /// Runs phases of it against a server, with so many examples of each operation or walks; no fault may be found.
+    async fn of(server: &ServerProcess, phases: &[&str], examples: u64) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let folder = root.join("tests/schemathesis");
         let program = root.join("target/openapi-tools/venv/bin/schemathesis");
@@ -51,7 +50,7 @@ impl Run {
             .args(["--exclude-operation-id", "stream_events"])
             .args(["--checks", "all", "--no-color"])
             .args(["--phases", &phases.join(",")])
-            .args(bounds)
+            .args(["--max-examples", &examples.to_string()])
             .args(["--report", "json", "--report-json-path"])
             .arg(&report)
             .current_dir(&work.0)
@@ -94,16 +93,12 @@ async fn schemathesis_finds_no_fault() {
     let database = database().await;
     let server =
         ServerProcess::start_with(&database.url, &[("LESSOR_ADMIN_TOKEN", TOKEN)], None).await;
-    let seconds: Option<u64> = std::env::var("LESSOR_SCHEMATHESIS_SECONDS")
-        .ok()
-        .map(|text| text.parse().expect("a number of seconds"));
+    let seconds = std::env::var("LESSOR_SCHEMATHESIS_SECONDS")
+        .map_or(SECONDS, |text| text.parse().expect("a number of seconds"));
+    let times = |count: u64| (count * seconds).div_ceil(SECONDS);
 
     let requests = ["examples", "coverage", "fuzzing"];
-    let bounds = match seconds {
-        None => ["--max-examples".to_owned(), EXAMPLES.to_string()],
-        Some(seconds) => ["--max-time".to_owned(), seconds.to_string()],
-    };
-    let run = Run::of(&server, &requests, &bounds).await;
+    let run = Run::of(&server, &requests, times(EXAMPLES)).await;
     println!("{} cases", run.cases());
     assert!(
         run.cases() >= LEAST_CASES,
@@ -118,9 +113,7 @@ async fn schemathesis_finds_no_fault() {
         "all but the stream: {operations}"
     );
 
-    let walks = seconds.map_or(WALKS, |seconds| seconds * 1_000 / WALK_MILLISECONDS);
-    let bounds = ["--max-examples".to_owned(), walks.to_string()];
-    let run = Run::of(&server, &["stateful"], &bounds).await;
+    let run = Run::of(&server, &["stateful"], times(WALKS)).await;
     println!("{} cases along {} links", run.cases(), run.links());
     assert!(run.links() >= LEAST_LINKS, "few links: {}", run.said);
 }
