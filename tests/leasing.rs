@@ -177,6 +177,47 @@ async fn without_an_instance_every_registration_is_a_new_run() {
 }
 
 #[tokio::test]
+async fn a_name_is_one_agents_however_many_register_and_leave_at_once() {
+    const ROUNDS: usize = 20;
+    let server = server_with(|_| {}).await;
+    let client = server.database.client().await;
+    let register = async || {
+        let agent = TestAgent::new(&server.client, "a", ("p", "d"), 1);
+        let body = agent.registration(&[]);
+        let registered = server.client.register_agent("a", &body).await;
+        registered.expect("a new process may have the name");
+    };
+    let leave = async || match server.client.deregister_agent("a", None, true).await {
+        Ok(()) => {}
+        Err(error) => assert_eq!(refused::<()>(Err(error)), ProblemCode::AgentNotRegistered),
+    };
+    for _ in 0..ROUNDS {
+        tokio::join!(register(), register(), register(), leave());
+        // Whoever was first: the name is there with its agent, or gone with it.
+        let agents = count(&server, "SELECT count(*) FROM agents").await;
+        let names = count(&server, "SELECT count(*) FROM agent_names").await;
+        assert!(agents == names && agents <= 1, "{agents} of {names}");
+    }
+    register().await;
+    // Nor by hand.
+    let twice = "INSERT INTO agents (name, pool, resource_domain, capacity, protocol_version, incarnation, live,
+            lease_expires_at, last_heartbeat_at, registered_at)
+        SELECT name, pool, resource_domain, 1, 1, 1, true, now(), now(), now() FROM agents";
+    for (text, code) in [
+        (twice, "23505"),
+        ("UPDATE agents SET name = 'b'", "23000"),
+        (
+            "DELETE FROM agents; SELECT 1 / count(*) FROM agent_names",
+            "22012",
+        ),
+    ] {
+        let error = client.batch_execute(text).await.expect_err(text);
+        assert_eq!(error.code().expect("a code").code(), code, "{text}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_restart_without_memory_releases_everything_at_once() {
     let server = server_with(|_| {}).await;
     let mut agent = server.agent("a", "p", "d", 5).await;

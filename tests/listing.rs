@@ -158,10 +158,15 @@ async fn a_page_by_conditions_that_many_meet_is_read_no_further_than_it_goes() {
     server.pool("q", |_| {}).await;
     client
         .batch_execute(
-            "UPDATE sessions SET agent_pool = 'q' WHERE ('x' || right(id::text, 8))::bit(32)::int % 4 = 0",
+            "UPDATE sessions SET agent_pool = 'q' WHERE ('x' || right(id::text, 8))::bit(32)::int % 4 = 0;
+             INSERT INTO agents (name, pool, resource_domain, capacity, protocol_version, incarnation, live,
+                 lease_expires_at, last_heartbeat_at, registered_at)
+             VALUES ('a', 'q', 'd', 1000, 1, 1, true, now() + interval '1 hour', now(), now());
+             UPDATE sessions SET assigned_agent_id = 'a', assigned_incarnation = 1, assigned_action = 'start'
+             WHERE ('x' || right(id::text, 8))::bit(32)::int % 40 = 8",
         )
         .await
-        .expect("some are in another pool");
+        .expect("some are in another pool, of which a few are assigned");
     let settled = client.batch_execute("VACUUM ANALYZE sessions").await;
     settled.expect("vacuumed");
     count_now(&client).await;
@@ -182,14 +187,15 @@ async fn a_page_by_conditions_that_many_meet_is_read_no_further_than_it_goes() {
 
     // What few meet, or nobody, is found behind the newest thousand too, and in pages.
     let server = TestServer::over(database.clone(), |_| {}).await;
-    let unassigned = ids((1..=MANY).filter(of_q).rev());
+    let assigned = |n: &i64| n % 40 == 8;
+    let unassigned = ids((1..=MANY).filter(|n| of_q(n) && !assigned(n)).rev());
     let others = ids((1..=MANY).filter(|n| !of_q(n)).rev());
     for (query, wanted) in [
         ("pool=q&state=hibernated", ids([15_000, 5_000])),
         ("pool=q&desired_state=hibernated", ids([15_000, 5_000])),
         ("pool=p&state=hibernated", Vec::new()),
         ("pool=q&state=terminated", Vec::new()),
-        ("pool=q&assigned=true", Vec::new()),
+        ("pool=p&assigned=true", Vec::new()),
         ("pool=q&assigned=false", unassigned),
         (
             "pool=p&assigned=false&state=running&desired_state=running",
@@ -199,6 +205,22 @@ async fn a_page_by_conditions_that_many_meet_is_read_no_further_than_it_goes() {
         assert_eq!(walk(&server, (500, query)).await, wanted, "{query}");
     }
     server.stop().await;
+    // One in ten of the pool is assigned: those are found without the others.
+    let server = TestServer::over(database.clone(), |_| {}).await;
+    let read = async || {
+        of_index(&client, "idx_tup_read", "sessions_by_pool").await
+            + of_index(&client, "idx_tup_read", "sessions_assigned_by_pool").await
+    };
+    let wanted = ids((1..=MANY).filter(assigned).rev());
+    let (before, all) = (read().await, i64::try_from(wanted.len()).expect("some"));
+    let found = walk(&server, (100, "pool=q&assigned=true")).await;
+    assert_eq!(found, wanted);
+    server.stop().await;
+    support::eventually("it is counted", async || read().await - before >= all).await;
+    let read = read().await - before;
+    println!("{read} entries were read for {all} assigned sessions");
+    // The last page, which is not full, is read on among all of the pool.
+    assert!(read < 4 * all, "{read} for {all}");
 }
 
 #[tokio::test]

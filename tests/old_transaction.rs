@@ -3,6 +3,7 @@
 //! version was found; what somebody else replaces meanwhile must be changed all the same.
 
 use lessor::sessions::write_texts;
+use lessor::store::PLANNED_ONCE;
 use lessor_protocol::ReportedState;
 use tokio_postgres::Client;
 
@@ -109,18 +110,127 @@ async fn the_versions_of_an_agent_are_not_walked_over() {
     server
         .sessions("p", usize::try_from(CLAIMS).expect("a number"))
         .await;
-    let before = of_index(&client, "idx_tup_read", "agents_pkey").await;
+    let before = of_index(&client, "idx_tup_read", "agents_by_name").await;
     for _ in 0..CLAIMS {
         let given = agent.claim(1, 5.0).await;
         assert_eq!(given.len(), 1);
         agent.accepts(&given[0], ReportedState::Starting).await;
     }
     server.stop().await;
-    let read = of_index(&client, "idx_tup_read", "agents_pkey").await - before;
+    let read = of_index(&client, "idx_tup_read", "agents_by_name").await - before;
     println!("{read} entries of agents were read in {CLAIMS} claims");
     assert!(read > 0);
     // Of one look from the oldest on: one for each page, which has some twenty.
     assert!(read < CLAIMS * VERSIONS / 30, "{read}");
+    holder.batch_execute("COMMIT").await.expect("it ends");
+}
+
+#[tokio::test]
+async fn whose_assignees_are_gone_is_found_without_a_walk_over_the_versions_of_the_others() {
+    const VERSIONS: i64 = 3_000;
+    const HELD: usize = 200;
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 1_000).await;
+    let (holder, database) = (hold(&server).await, server.database.clone());
+    let client = database.client().await;
+    server.sessions("p", HELD).await;
+    for assignment in agent.claim(1_000, 5.0).await {
+        agent.accepts(&assignment, ReportedState::Running).await;
+    }
+    let text = format!(
+        "DO $$ BEGIN FOR n IN 1..{VERSIONS} LOOP
+            UPDATE agents SET last_heartbeat_at = now(); END LOOP; END $$"
+    );
+    client.batch_execute(&text).await.expect("versions");
+    server.stop().await;
+    let before = of_index(&client, "idx_tup_read", "agents_by_name").await;
+    let server = TestServer::over(database.clone(), |_| {}).await;
+    // One of them has an assignee that was never there.
+    let lose = "UPDATE sessions SET assigned_agent_id = 'nobody'
+        WHERE id = (SELECT id FROM sessions ORDER BY id LIMIT 1)";
+    client.batch_execute(lose).await.expect("it is lost");
+    let swept = lessor::leases::release_orphans(&server.app).await;
+    swept.expect("it is swept");
+    let free = "SELECT count(*) FROM sessions WHERE assigned_agent_id IS NULL";
+    assert_eq!(count(&server, free).await, 1);
+    let others = "SELECT count(*) FROM sessions WHERE assigned_agent_id = 'a'";
+    assert_eq!(
+        count(&server, others).await,
+        i64::try_from(HELD).expect("a number") - 1
+    );
+    server.stop().await;
+    let read = of_index(&client, "idx_tup_read", "agents_by_name").await - before;
+    println!("{read} entries of agents were read for {HELD} sessions");
+    // Of a look for each of them: one for each page, which has some twenty.
+    assert!(
+        read < i64::try_from(HELD).expect("a number") * VERSIONS / 30,
+        "{read}"
+    );
+    holder.batch_execute("COMMIT").await.expect("it ends");
+}
+
+#[tokio::test]
+async fn what_was_due_once_is_not_walked_over_at_each_look() {
+    const TIMES: i64 = 3_000;
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 10).await;
+    let (holder, database) = (hold(&server).await, server.database.clone());
+    let client = database.client().await;
+    server.sessions("p", 1).await;
+    let assignment = agent.claim(1, 5.0).await.remove(0);
+    agent.accepts(&assignment, ReportedState::Starting).await;
+    // As if as many offers had been accepted, some of which would have lapsed by now, and some later.
+    for at in ["now() - interval '1 hour'", "now() + interval '1 hour'"] {
+        let text = format!(
+            "DO $$ BEGIN FOR n IN 1..{TIMES} LOOP
+                UPDATE sessions SET phase_deadline_at = {at} + n * interval '1 ms'; END LOOP;
+                UPDATE sessions SET phase_deadline_at = now() + interval '2 hours'; END $$"
+        );
+        client.batch_execute(&text).await.expect("deadlines");
+    }
+    server.stop().await;
+    let before = of_index(&client, "idx_tup_read", "sessions_due").await;
+    let server = TestServer::over(database.clone(), |_| {}).await;
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    // It is found all the same, and so were those that it would have walked over.
+    let over = "UPDATE sessions SET phase_deadline_at = now()";
+    client.batch_execute(over).await.expect("its time is over");
+    eventually("it is taken back", || async {
+        count(
+            &server,
+            "SELECT count(*) FROM sessions WHERE assigned_agent_id IS NULL",
+        )
+        .await
+            == 1
+    })
+    .await;
+    server.stop().await;
+    let read = of_index(&client, "idx_tup_read", "sessions_due").await - before;
+    println!("{read} entries of what is due were read in three seconds");
+    // The first look is at all of it; there were a dozen.
+    assert!(read < 4 * TIMES, "{read}");
+    holder.batch_execute("COMMIT").await.expect("it ends");
+}
+
+#[tokio::test]
+async fn whose_cordon_is_over_is_found_without_a_look_at_each_version_of_each_agent() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    server.agent("a", "p", "d", 10).await;
+    let (holder, database) = (hold(&server).await, server.database.clone());
+    let client = database.client().await;
+    let text = "DO $$ BEGIN FOR n IN 1..3000 LOOP
+            UPDATE agents SET last_heartbeat_at = now(); END LOOP; END $$";
+    client.batch_execute(text).await.expect("versions");
+    client.batch_execute(PLANNED_ONCE).await.expect("settings");
+    let text = include_str!("../src/upkeep/cordons.sql");
+    let plan = client.query(&format!("EXPLAIN {text}"), &[]).await;
+    let plan: Vec<String> = plan.expect("a plan").iter().map(|row| row.get(0)).collect();
+    let plan = plan.join("\n");
+    assert!(plan.contains("agents_by_end_of_cordon"), "{plan}");
+    server.stop().await;
     holder.batch_execute("COMMIT").await.expect("it ends");
 }
 

@@ -232,14 +232,21 @@ async fn assert_plans(client: &Client, when: &str) {
             generic,
         )
         .await;
-        assert!(lock.contains("agents_pkey"), "{when}:\n{lock}");
+        assert!(lock.contains("agents_by_name"), "{when}:\n{lock}");
         assert!(!lock.contains("Seq Scan on agents"), "{when}:\n{lock}");
         assert_plans_of_new_sessions(client, &when, generic).await;
         assert_writes(client, &when, generic).await;
         let lost = plan(client, "", LOST_STARTS, "", generic).await;
         assert!(lost.contains("sessions_bound"), "{when}:\n{lost}");
         assert!(!lost.contains("Seq Scan on sessions"), "{when}:\n{lost}");
-        let due = plan(client, "", DUE, "", generic).await;
+        let due = plan(
+            client,
+            "timestamptz",
+            DUE,
+            "'2026-01-01T00:00:00Z'",
+            generic,
+        )
+        .await;
         assert!(due.contains("sessions_due"), "{when}:\n{due}");
         assert!(!due.contains("Seq Scan"), "{when}:\n{due}");
     }
@@ -267,7 +274,7 @@ async fn assert_writes(client: &Client, when: &str, generic: bool) {
 async fn assert_plans_of_new_sessions(client: &Client, when: &str, generic: bool) {
     let values = "'{a1,a2}', 'p'";
     let lock = plan(client, "text[], text", LOCK_TO_OFFER, values, generic).await;
-    for index in ["agents_pkey", "sessions_domain_queue"] {
+    for index in ["agents_by_name", "sessions_domain_queue"] {
         assert!(lock.contains(index), "{when}: not by {index}:\n{lock}");
     }
     let held = ["sessions_to_deliver", "sessions_by_assignee"];
@@ -281,7 +288,7 @@ async fn assert_plans_of_new_sessions(client: &Client, when: &str, generic: bool
     assert!(before.contains("pool_owners_pkey"), "{when}:\n{before}");
     for text in to_insert() {
         let insert = plan(client, TO_INSERT.0, &text, TO_INSERT.1, generic).await;
-        assert!(insert.contains("agents_pkey"), "{when}:\n{insert}");
+        assert!(insert.contains("agents_by_name"), "{when}:\n{insert}");
         for table in ["sessions", "agents"] {
             let whole = format!("Seq Scan on {table}");
             assert!(!insert.contains(&whole), "{when}: {whole}:\n{insert}");
@@ -423,8 +430,8 @@ async fn agents_are_found_from_their_newest_versions_back() {
     let all = planned_once().into_iter();
     for (types, text, values) in all.filter(|(_, text, _)| !text.contains("a.name = ANY")) {
         let plan = plan(&client, types, &text, values, true).await;
-        let back = "Index Scan Backward using agents_pkey on agents";
-        let forward = "Index Scan using agents_pkey on agents";
+        let back = "Index Scan Backward using agents_by_name on agents";
+        let forward = "Index Scan using agents_by_name on agents";
         assert!(plan.contains(back) && !plan.contains(forward), "{plan}");
     }
 }

@@ -16,6 +16,7 @@ pub async fn goodbye(
     force: bool,
     actor: &Actor,
 ) -> Result<Hints> {
+    store::lock_name(conn, name).await?;
     let agent = store::lock_one(conn, name).await?;
     let agent = agent.ok_or_else(|| Error::AgentNotRegistered(name.to_owned()))?;
     match incarnation {

@@ -74,6 +74,7 @@ pub async fn register(
     {
         return Err(Error::AgentNotApproved(name.to_owned(), body.pool.clone()));
     }
+    store::lock_name(conn, name).await?;
     let before = store::lock_one(conn, name).await?;
     let same_run = before.as_ref().is_some_and(|row| {
         row.live

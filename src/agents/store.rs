@@ -14,6 +14,18 @@ use crate::error::{Error, Result};
 use crate::store::schema::{agents, sessions};
 use crate::store::{Conn, LabelsColumn, Statement};
 
+/// Locks a name, whether there is an agent of it or not, against everybody who registers or forgets one.
+/// Before its row, if that is locked too.
+pub async fn lock_name(conn: &mut Conn, name: &str) -> Result<()> {
+    let text = "-- agents::lock_name\nINSERT INTO agent_names AS n (name) VALUES ($1) \
+        ON CONFLICT (name) DO UPDATE SET name = n.name WHERE false";
+    Statement::new(text)
+        .bind::<Text, _>(name.to_owned())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// An agent's row, locked against everybody who makes or ends an assignment of it.
 pub async fn lock_one(conn: &mut Conn, name: &str) -> Result<Option<AgentRow>> {
     Ok(agents::table

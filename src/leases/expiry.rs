@@ -34,6 +34,11 @@ struct Next {
 }
 
 impl Next {
+    /// Whether the time of a lease is over, so that it may end now.
+    fn is_over(&self) -> bool {
+        self.seconds.is_some_and(|seconds| seconds <= 0.0)
+    }
+
     /// How long to wait. What should have been ended and was not, since somebody has its row locked or there
     /// is no fresh pulse, is looked at again after as long as it is late, so that a moment costs a moment.
     fn pause(&self, ended: usize) -> Option<Duration> {
@@ -64,6 +69,10 @@ pub async fn expire(app: &Arc<App>) -> Result<Option<Duration>> {
 
 async fn expire_in(conn: &mut Conn) -> Result<(u64, Option<Duration>, Hints)> {
     let mut hints = Hints::default();
+    let next: Next = Statement::new(NEXT_EXPIRY).get_result(conn).await?;
+    if !next.is_over() {
+        return Ok((0, next.pause(0), hints));
+    }
     let expired: Vec<AgentRow> = Statement::new(include_str!("expire.sql"))
         .bind::<Double, _>(PULSE_GAP_SECONDS)
         .load(conn)

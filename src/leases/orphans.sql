@@ -1,8 +1,10 @@
 -- leases::orphans
--- Assignees of sessions that are gone, not live, or of another incarnation.
+-- Assignees of sessions that are gone, not live, or of another incarnation. Who is live is read once, whatever is
+-- known of how many sessions there are: a look for each of them would go past all versions of its agent that an
+-- old transaction keeps.
 SELECT DISTINCT s.assigned_agent_id AS agent
 FROM sessions s
-LEFT JOIN agents a ON a.name = s.assigned_agent_id
 WHERE s.assigned_agent_id IS NOT NULL
-    AND (a.name IS NULL OR NOT a.live OR a.incarnation <> s.assigned_incarnation)
+    AND ((s.assigned_agent_id, s.assigned_incarnation) IN
+        (SELECT a.name, a.incarnation FROM agents a WHERE a.live)) IS NOT TRUE
 LIMIT 100

@@ -187,7 +187,15 @@ fn newest_among(coarse: Coarse, after: Option<Position>, limit: i64) -> Query<Se
         Some(state) if state != ended => ("state", state.to_owned()),
         _ => ("agent_pool", coarse.pool.clone()),
     };
-    let text = include_str!("newest_among.sql").replace("{column}", column);
+    // For what is assigned there is an index of its own, which is small beside a long history.
+    let assigned = if column == "agent_pool" && coarse.assigned == Some(true) {
+        " AND (x.assigned_agent_id IS NOT NULL) IS TRUE"
+    } else {
+        ""
+    };
+    let text = include_str!("newest_among.sql")
+        .replace("{column}", column)
+        .replace("{assigned}", assigned);
     let condition = Statement::new(text)
         .bind::<Text, _>(value)
         .bind::<SqlUuid, _>(after.map_or(Uuid::max(), |after| after.id))

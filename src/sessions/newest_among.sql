@@ -2,7 +2,7 @@
 sessions.id = ANY (ARRAY (
     SELECT w.id FROM (
         SELECT x.id, x.agent_pool, x.state, x.desired_state, x.assigned_agent_id FROM sessions x
-        WHERE (x.{column}, x.id) < ($1, $2) AND x.{column} >= $1
+        WHERE (x.{column}, x.id) < ($1, $2) AND x.{column} >= $1{assigned}
         ORDER BY x.{column} DESC, x.id DESC LIMIT 1000
     ) w
     WHERE w.agent_pool = $4 AND ($5::text IS NULL OR w.state = $5)

@@ -1,7 +1,9 @@
 //! The gauges of what waits, by pool, and of the database's connections.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::access::Reach;
 use crate::app::App;
@@ -11,11 +13,8 @@ use crate::{events, import, inventory, pools, scaling, webhooks};
 /// How often gauges are set, if that takes little.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// They may take this part of the time: counting costs as much as there are sessions, and with millions
-/// of them it would keep a processor from the claims.
-const PART: u32 = 20;
-
-/// Sets the gauges, and says when they are to be set again.
+/// Sets the gauges, and says when they are to be set again: counting costs as much as there are sessions, and
+/// with millions of them it would keep a processor from the claims.
 pub async fn run_sparingly(app: &Arc<App>) -> Duration {
     let begun = Instant::now();
     if let Err(error) = run(app).await {
@@ -23,7 +22,7 @@ pub async fn run_sparingly(app: &Arc<App>) -> Duration {
         tracing::warn!(%error, "the gauges could not be set");
         metrics::counter!("lessor_upkeep_failures_total", "task" => "gauges").increment(1);
     }
-    EVERY.max(begun.elapsed() * PART)
+    super::rest(begun.elapsed(), EVERY, Duration::MAX)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]

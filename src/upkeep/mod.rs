@@ -10,6 +10,7 @@ mod retention;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,30 +20,43 @@ use crate::{brake, commands, drains, leases, limits, rebalance};
 /// The shortest pause of a task that asks to run again at once.
 const BREATH: Duration = Duration::from_millis(5);
 
+/// Looks that find nothing may take this part of the time: what they cost grows with what there is, and with
+/// how many dead versions of it an old transaction keeps.
+const PART: u32 = 20;
+
+/// The longest pause of a task that looks at leases: one that is granted meanwhile lasts two seconds at least.
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// The pause after a look that took so long: the least there is, or longer, but no longer than the most.
+fn rest(took: Duration, least: Duration, most: Duration) -> Duration {
+    (took * PART).clamp(least, most)
+}
+
 /// Starts every task.
 pub fn start(app: &Arc<App>, tasks: &TaskTracker, stop: &CancellationToken) {
-    // To the next deadline, at most a second: a lease that is granted meanwhile lasts two at least.
+    // To the next deadline, unless one is granted meanwhile that is sooner.
     drive(app, tasks, stop, "expiry", |app| async move {
-        let next = leases::expire(&app).await?;
-        Ok(next
-            .unwrap_or(Duration::from_secs(1))
-            .min(Duration::from_secs(1)))
+        let begun = Instant::now();
+        let next = leases::expire(&app).await?.unwrap_or(LONGEST);
+        Ok(next.min(rest(begun.elapsed(), Duration::from_secs(1), LONGEST)))
     });
-    // An offer may lapse a second after it was made, so the longest pause is a fraction of that.
-    drive(app, tasks, stop, "due", |app| async move {
-        let longest = Duration::from_millis(250);
-        Ok(due::run(&app).await?.unwrap_or(longest).min(longest))
+    let begin = Arc::new(due::Begin::default());
+    drive(app, tasks, stop, "due", move |app| {
+        let begin = Arc::clone(&begin);
+        async move { due::run(&app, &begin).await }
     });
     drive(app, tasks, stop, "brake", |app| async move {
+        let begun = Instant::now();
         brake::run(&app).await?;
-        Ok(Duration::from_millis(400))
+        Ok(rest(begun.elapsed(), Duration::from_millis(400), LONGEST))
     });
     drive(app, tasks, stop, "lost_domains", |app| async move {
+        let begun = Instant::now();
         let more = leases::sweep_lost_domains(&app).await?;
         Ok(if more {
             BREATH
         } else {
-            Duration::from_millis(500)
+            rest(begun.elapsed(), Duration::from_millis(500), LONGEST)
         })
     });
     drive(app, tasks, stop, "drains", |app| async move {
@@ -52,8 +66,13 @@ pub fn start(app: &Arc<App>, tasks: &TaskTracker, stop: &CancellationToken) {
         rebalance::run(&app).await
     });
     drive(app, tasks, stop, "orphans", |app| async move {
+        let begun = Instant::now();
         leases::release_orphans(&app).await?;
-        Ok(Duration::from_secs(10))
+        Ok(rest(
+            begun.elapsed(),
+            Duration::from_secs(10),
+            Duration::from_secs(60),
+        ))
     });
     drive(app, tasks, stop, "retention", |app| async move {
         let more = retention::run(&app).await?;
@@ -108,4 +127,18 @@ fn drive<F, R>(
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_that_take_long_are_made_less_frequently_within_limits() {
+        let least = Duration::from_millis(400);
+        for (took, pause) in [(1, 400), (20, 400), (50, 1_000), (300, 2_000)] {
+            let rested = rest(Duration::from_millis(took), least, LONGEST);
+            assert_eq!(rested, Duration::from_millis(pause), "{took}");
+        }
+    }
 }

@@ -1,5 +1,5 @@
-//! What a claim costs when much waits, when much was claimed and nothing was vacuumed, and while a
-//! transaction is held open elsewhere: beside a claim in a small database, in turn.
+//! What a claim costs when much waits, and when much was claimed and nothing was vacuumed: beside a claim
+//! in a small database, in turn.
 
 use std::time::{Duration, Instant};
 
@@ -13,26 +13,23 @@ use crate::service::Service;
 use crate::steady::{self, Steady};
 
 const AGENTS: usize = 256;
-const IN_FLIGHT: usize = 64;
+pub(super) const IN_FLIGHT: usize = 64;
 const SMALL: usize = 1_000;
 const SIZES: [usize; 3] = [100_000, 1_000_000, 10_000_000];
 /// What is claimed between two vacuums.
 const CLAIMED: usize = 500_000;
-/// For how long the other transaction is held open, unless this says otherwise.
-const HELD_SECONDS: f64 = 600.0;
-const HELD: &str = "LESSOR_BENCH_HELD_SECONDS";
 
-/// A server with a database and agents of its own.
-struct Side {
+/// A server with a database and agents of its own, where a thousand sessions wait.
+pub(super) struct Side {
     service: Service,
-    database: Database,
-    client: Client,
+    pub(super) database: Database,
+    pub(super) client: Client,
     agents: Vec<Agent>,
     refill: String,
 }
 
 impl Side {
-    async fn start(bench: &Bench) -> Result<Self> {
+    pub(super) async fn start(bench: &Bench) -> Result<Self> {
         let database = bench.database().await?;
         let service = Service::start(bench, &database.url).await?;
         load::pool(&service, "p", load::LONG_LEASE_SECONDS).await?;
@@ -53,7 +50,12 @@ impl Side {
         })
     }
 
-    async fn claim(&mut self, in_flight: usize, time: Duration) -> Result<steady::Claims> {
+    /// Claims for a time; as many wait afterwards as before.
+    pub(super) async fn claim(
+        &mut self,
+        in_flight: usize,
+        time: Duration,
+    ) -> Result<steady::Claims> {
         let steady = Steady {
             service: &self.service,
             url: &self.database.url,
@@ -62,7 +64,7 @@ impl Side {
         steady.claim(&mut self.agents, in_flight, time).await
     }
 
-    async fn stop(self, bench: &Bench) -> Result<()> {
+    pub(super) async fn stop(self, bench: &Bench) -> Result<()> {
         self.service.stop().await?;
         bench.drop_database(self.database).await
     }
@@ -132,8 +134,6 @@ pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
     claim_many(&mut big, many).await?;
     let medians = compare(bench, &mut small, &mut big).await?;
     found.extend(lines(&format!("{many} claimed"), &medians, 1.3));
-    big.client.batch_execute("VACUUM ANALYZE sessions").await?;
-    found.push(held_open(bench, &mut small, &mut big).await?);
     small.stop(bench).await?;
     big.stop(bench).await?;
     Ok(found)
@@ -167,55 +167,4 @@ async fn claim_many(side: &mut Side, count: usize) -> Result<()> {
         load::claim(&side.service, &mut side.agents, how).await?;
     }
     Ok(())
-}
-
-/// The rate before and after another transaction was held open for long, while claims went on; each as
-/// a multiple of the small database's beside it.
-async fn held_open(bench: &Bench, small: &mut Side, big: &mut Side) -> Result<Line> {
-    let time = bench.effort.time;
-    let seconds = std::env::var(HELD)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(if bench.effort.quick {
-            1.0
-        } else {
-            HELD_SECONDS
-        });
-    let before = beside(bench, small, big).await?;
-    let holder = connect(&big.database.url).await?;
-    holder
-        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pools")
-        .await?;
-    let begun = Instant::now();
-    while begun.elapsed().as_secs_f64() < seconds {
-        let claims = big.claim(IN_FLIGHT, time).await?;
-        eprintln!(
-            "  {:.0?} held open: {:.0}/s, {:.2} ms",
-            begun.elapsed(),
-            claims.per_second,
-            claims.median()
-        );
-    }
-    let after = beside(bench, small, big).await?;
-    holder.batch_execute("COMMIT").await?;
-    let rounds: Vec<(f64, f64)> = after.into_iter().zip(before).collect();
-    Ok(Line::ratio(
-        format!("a transaction open for {seconds} s"),
-        "x",
-        "before it",
-        &rounds,
-        Target::AtLeast(0.6),
-    ))
-}
-
-/// The rate of the big database by that of the small one.
-async fn beside(bench: &Bench, small: &mut Side, big: &mut Side) -> Result<Vec<f64>> {
-    let mut rates = Vec::new();
-    for _ in 0..bench.effort.rounds {
-        small.client.batch_execute("VACUUM sessions").await?;
-        let ours = big.claim(IN_FLIGHT, bench.effort.time).await?.per_second;
-        let theirs = small.claim(IN_FLIGHT, bench.effort.time).await?.per_second;
-        rates.push(ours / theirs);
-    }
-    Ok(rates)
 }

@@ -9,6 +9,7 @@ mod failover;
 mod heartbeats;
 mod life;
 mod list;
+mod old_transaction;
 mod owners;
 mod parked;
 mod polls;
@@ -106,8 +107,13 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "backlog",
-        about: "claims with much waiting, much claimed and not vacuumed, and an old transaction, beside a small database",
+        about: "claims with much waiting, and much claimed and not vacuumed, beside a small database",
         run: |bench| Box::pin(backlog::run(bench)),
+    },
+    Scenario {
+        name: "old-transaction",
+        about: "claims while a transaction is held open elsewhere for ten minutes, beside before",
+        run: |bench| Box::pin(old_transaction::run(bench)),
     },
     Scenario {
         name: "owners",

@@ -1,0 +1,2 @@
+DROP INDEX agents_by_end_of_cordon;
+DROP INDEX sessions_assigned_by_pool;
