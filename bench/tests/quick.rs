@@ -78,7 +78,7 @@ macro_rules! scenarios {
 
 scenarios!(
     claims, parked, wake, servers, polls, heartbeats, failover, list, events, start, claim50,
-    create, life, backlog, owners, soak,
+    create, life, backlog, held, owners, soak,
 );
 
 #[test]

@@ -7,9 +7,9 @@ mod create;
 mod events;
 mod failover;
 mod heartbeats;
+mod held;
 mod life;
 mod list;
-mod old_transaction;
 mod owners;
 mod parked;
 mod polls;
@@ -111,9 +111,9 @@ pub const ALL: &[Scenario] = &[
         run: |bench| Box::pin(backlog::run(bench)),
     },
     Scenario {
-        name: "old-transaction",
+        name: "held",
         about: "claims while a transaction is held open elsewhere for ten minutes, beside before",
-        run: |bench| Box::pin(old_transaction::run(bench)),
+        run: |bench| Box::pin(held::run(bench)),
     },
     Scenario {
         name: "owners",
