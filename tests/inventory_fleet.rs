@@ -8,8 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use futures_util::future::join_all;
 use lessor_client::{DeleteSession, LeftoverFilter};
 use lessor_protocol::{
@@ -125,6 +126,28 @@ fn is_wanted(session: &Session, domain: &str, thing: &InventoryResource) -> bool
         .as_ref()
         .is_none_or(|known| known == name);
     !has_ended && is_here && is_it && thing.attempt == Some(session.attempt)
+}
+
+/// Whether it had failed, which leaves nothing to be wanted, and its end was asked for since then: the change came
+/// after the inventory was begun, or in a transaction that had begun a moment before.
+async fn has_just_become_wanted(
+    agent: &TestAgent,
+    session: &Session,
+    inventory_begun: Instant,
+) -> Result<bool, lessor_client::Error> {
+    if session.state != SessionState::Failed {
+        return Ok(false);
+    }
+    let since = Utc::now() - inventory_begun.elapsed() - Duration::from_secs(1);
+    let events = agent
+        .client
+        .session_events(&session.id.to_string(), &Default::default())
+        .await?;
+    Ok(events.items.iter().any(|event| {
+        event.kind == "session.desired_changed"
+            && event.to.as_deref() == Some("terminated")
+            && event.at >= since
+    }))
 }
 
 /// An agent of the fleet, which may talk to any of the servers.
@@ -378,11 +401,13 @@ async fn tells(
             let waited = thing.since.elapsed().as_secs_f64();
             assert!(waited >= QUARANTINE_SECONDS, "{waited} s: {thing:?}");
         } else {
-            // What is not wanted once never is again: attempts only rise, and ends are for ever.
+            // What is not wanted once never is again: attempts only rise, and ends are for ever, but for what has
+            // failed, of which somebody then asks for the end.
             let id = thing.label.session_id.expect("a label").to_string();
             let session = agent.client.get_session(&id).await?;
             assert!(
-                !is_wanted(&session, &agent.domain, &thing.label),
+                !is_wanted(&session, &agent.domain, &thing.label)
+                    || has_just_become_wanted(agent, &session, begun).await?,
                 "{thing:?} of {session:#?}"
             );
         }
