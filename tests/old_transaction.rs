@@ -18,6 +18,18 @@ async fn hold(server: &TestServer) -> Client {
     holder
 }
 
+/// How many versions of an agent its beats leave.
+const VERSIONS: i64 = 3_000;
+
+/// As if each agent had beaten for hours.
+async fn beat(client: &Client) {
+    let text = format!(
+        "DO $$ BEGIN FOR n IN 1..{VERSIONS} LOOP
+            UPDATE agents SET last_heartbeat_at = now(); END LOOP; END $$"
+    );
+    client.batch_execute(&text).await.expect("versions");
+}
+
 #[tokio::test]
 async fn what_has_its_position_is_not_walked_over() {
     const MANY: usize = 3_000;
@@ -94,19 +106,13 @@ async fn what_an_agent_was_told_is_not_walked_over() {
 
 #[tokio::test]
 async fn the_versions_of_an_agent_are_not_walked_over() {
-    const VERSIONS: i64 = 3_000;
     const CLAIMS: i64 = 40;
     let server = TestServer::start().await;
     server.pool("p", |_| {}).await;
     let agent = server.agent("a", "p", "d", 1_000).await;
     let (holder, database) = (hold(&server).await, server.database.clone());
     let client = database.client().await;
-    // As if it had beaten for hours.
-    let text = format!(
-        "DO $$ BEGIN FOR n IN 1..{VERSIONS} LOOP
-            UPDATE agents SET last_heartbeat_at = now(); END LOOP; END $$"
-    );
-    client.batch_execute(&text).await.expect("versions");
+    beat(&client).await;
     server
         .sessions("p", usize::try_from(CLAIMS).expect("a number"))
         .await;
@@ -127,22 +133,19 @@ async fn the_versions_of_an_agent_are_not_walked_over() {
 
 #[tokio::test]
 async fn whose_assignees_are_gone_is_found_without_a_walk_over_the_versions_of_the_others() {
-    const VERSIONS: i64 = 3_000;
-    const HELD: usize = 200;
+    const HELD: i64 = 200;
     let server = TestServer::start().await;
     server.pool("p", |_| {}).await;
     let agent = server.agent("a", "p", "d", 1_000).await;
     let (holder, database) = (hold(&server).await, server.database.clone());
     let client = database.client().await;
-    server.sessions("p", HELD).await;
+    server
+        .sessions("p", usize::try_from(HELD).expect("a number"))
+        .await;
     for assignment in agent.claim(1_000, 5.0).await {
         agent.accepts(&assignment, ReportedState::Running).await;
     }
-    let text = format!(
-        "DO $$ BEGIN FOR n IN 1..{VERSIONS} LOOP
-            UPDATE agents SET last_heartbeat_at = now(); END LOOP; END $$"
-    );
-    client.batch_execute(&text).await.expect("versions");
+    beat(&client).await;
     server.stop().await;
     // As where nothing is known of how many sessions there are, so that a look for each seems to be the least.
     let text = "DO $$ BEGIN
@@ -161,18 +164,12 @@ async fn whose_assignees_are_gone_is_found_without_a_walk_over_the_versions_of_t
     let free = "SELECT count(*) FROM sessions WHERE assigned_agent_id IS NULL";
     assert_eq!(count(&server, free).await, 1);
     let others = "SELECT count(*) FROM sessions WHERE assigned_agent_id = 'a'";
-    assert_eq!(
-        count(&server, others).await,
-        i64::try_from(HELD).expect("a number") - 1
-    );
+    assert_eq!(count(&server, others).await, HELD - 1);
     server.stop().await;
     let read = of_index(&client, "idx_tup_read", "agents_by_name").await - before;
     println!("{read} entries of agents were read for {HELD} sessions");
     // Of a look for each of them: one for each page, which has some twenty.
-    assert!(
-        read < i64::try_from(HELD).expect("a number") * VERSIONS / 30,
-        "{read}"
-    );
+    assert!(read < HELD * VERSIONS / 30, "{read}");
     holder.batch_execute("COMMIT").await.expect("it ends");
 }
 
@@ -227,9 +224,7 @@ async fn whose_cordon_is_over_is_found_without_a_look_at_each_version_of_each_ag
     server.agent("a", "p", "d", 10).await;
     let (holder, database) = (hold(&server).await, server.database.clone());
     let client = database.client().await;
-    let text = "DO $$ BEGIN FOR n IN 1..3000 LOOP
-            UPDATE agents SET last_heartbeat_at = now(); END LOOP; END $$";
-    client.batch_execute(text).await.expect("versions");
+    beat(&client).await;
     client.batch_execute(PLANNED_ONCE).await.expect("settings");
     let text = include_str!("../src/upkeep/cordons.sql");
     let plan = client.query(&format!("EXPLAIN {text}"), &[]).await;

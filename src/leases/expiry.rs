@@ -34,6 +34,10 @@ struct Next {
 }
 
 impl Next {
+    async fn look(conn: &mut Conn) -> Result<Self> {
+        Ok(Statement::new(NEXT_EXPIRY).get_result(conn).await?)
+    }
+
     /// Whether the time of a lease is over, so that it may end now.
     fn is_over(&self) -> bool {
         self.seconds.is_some_and(|seconds| seconds <= 0.0)
@@ -69,7 +73,7 @@ pub async fn expire(app: &Arc<App>) -> Result<Option<Duration>> {
 
 async fn expire_in(conn: &mut Conn) -> Result<(u64, Option<Duration>, Hints)> {
     let mut hints = Hints::default();
-    let next: Next = Statement::new(NEXT_EXPIRY).get_result(conn).await?;
+    let next = Next::look(conn).await?;
     if !next.is_over() {
         return Ok((0, next.pause(0), hints));
     }
@@ -89,7 +93,7 @@ async fn expire_in(conn: &mut Conn) -> Result<(u64, Option<Duration>, Hints)> {
         let (_, released) = release_all_of(conn, &expired, (&actor, None), release).await?;
         hints.merge(released);
     }
-    let next: Next = Statement::new(NEXT_EXPIRY).get_result(conn).await?;
+    let next = Next::look(conn).await?;
     let pause = next.pause(expired.len());
     Ok((expired.len() as u64, pause, hints))
 }

@@ -21,7 +21,7 @@ use crate::wakeups::Hints;
 const BATCH: usize = 200;
 
 /// The longest pause: an offer may lapse a second after it was made, and this is a fraction of that.
-pub const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// How far behind a look that found nothing the next one begins. Moments are given out before a transaction
 /// commits, which takes less than that.
@@ -88,11 +88,10 @@ pub async fn run(app: &Arc<App>, begin: &Begin) -> Result<Duration> {
         .await?;
     app.hub.committed(hints);
     lift_cordons(app).await?;
-    let Found { next, nothing_at } = found;
-    if let Some(now) = nothing_at {
+    if let Some(now) = found.nothing_at {
         begin.nothing_due(at, now);
     }
-    Ok(next)
+    Ok(found.next)
 }
 
 /// What a look has found.
@@ -168,12 +167,9 @@ async fn due(conn: &mut Conn, from: Option<DateTime<Utc>>) -> Result<(Found, Hin
     .bind::<Double, _>(LONGEST_PAUSE.as_secs_f64())
     .get_result(conn)
     .await?;
-    let longest = LONGEST_PAUSE.as_secs_f64();
-    let seconds = next
-        .seconds
-        .map_or(longest, |seconds| seconds.clamp(0.0, longest));
+    let pause = |seconds: f64| Duration::from_secs_f64(seconds.max(0.0)).min(LONGEST_PAUSE);
     let found = Found {
-        next: Duration::from_secs_f64(seconds),
+        next: next.seconds.map_or(LONGEST_PAUSE, pause),
         nothing_at: found.is_empty().then_some(next.now),
     };
     Ok((found, hints))

@@ -1,9 +1,7 @@
 //! The gauges of what waits, by pool, and of the database's connections.
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::access::Reach;
 use crate::app::App;

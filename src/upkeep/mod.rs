@@ -8,9 +8,8 @@ mod gauges;
 mod retention;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -34,7 +33,7 @@ fn rest(took: Duration, least: Duration, most: Duration) -> Duration {
 
 /// Starts every task.
 pub fn start(app: &Arc<App>, tasks: &TaskTracker, stop: &CancellationToken) {
-    // To the next deadline, unless one is granted meanwhile that is sooner.
+    // To the next deadline, and no longer than a lease lasts that is granted meanwhile.
     drive(app, tasks, stop, "expiry", |app| async move {
         let begun = Instant::now();
         let next = leases::expire(&app).await?.unwrap_or(LONGEST);
