@@ -47,6 +47,7 @@ const LOOKUPS: Limits = Limits {
     queued: 50_000,
     batch: 500,
     at_once: 2,
+    beside: 1,
 };
 
 /// How frequently the use of a token is written.

@@ -71,6 +71,7 @@ const LIMITS: Limits = Limits {
     queued: 10_000,
     batch: 500,
     at_once: 2,
+    beside: 1,
 };
 
 impl Audit {

@@ -28,7 +28,7 @@ use super::waiters::{Answer, Waiter, Waiters};
 use super::watermark::{Check, Watermark};
 use crate::error::Error;
 use crate::shares::{Memory, Walk};
-use crate::store::Db;
+use crate::store::{Company, Db};
 use crate::wakeups::{Hub, PoolHint, Wake};
 
 /// The most agents that one round locks.
@@ -64,6 +64,8 @@ pub struct Dispatcher {
     pub(super) watermark: Watermark,
     /// Where what is checked beside the rounds is told, and who waits for it at the end.
     checks: (mpsc::UnboundedSender<Check>, TaskTracker),
+    /// Whether claims come together.
+    pub(super) company: Company,
     /// Agents that were looked at since the last wake-up and could not take what there was.
     tried: BTreeSet<String>,
     pub(super) safety_at: Instant,
@@ -98,6 +100,7 @@ impl Dispatcher {
             told: Told::new(Instant::now()),
             watermark: Watermark::new(Instant::now()),
             checks: (check, tasks),
+            company: Company::default(),
             tried: BTreeSet::new(),
             safety_at: Instant::now() + jittered(SAFETY),
         };
@@ -130,15 +133,7 @@ impl Dispatcher {
             }
             // Until it is idle again, sessions are created without it.
             inside.set_open(false);
-            while let Ok(newcomer) = inside.newcomers.try_recv() {
-                new.push(newcomer);
-            }
-            while let Ok(waiter) = inside.parked.try_recv() {
-                self.park(waiter);
-            }
-            while let Ok(wake) = inside.wakes.try_recv() {
-                self.wake(wake);
-            }
+            self.gather(&mut inside, &mut new).await;
             // Once, so that whatever else there is to do has its turn.
             self.take_in(std::mem::take(&mut new)).await;
             self.look().await;
@@ -152,15 +147,13 @@ impl Dispatcher {
             newcomer.not_now();
         }
         inside.parked.close();
-        while let Ok(waiter) = inside.parked.try_recv() {
-            self.park(waiter);
-        }
+        self.park_all(&mut inside);
         self.end_polls();
         gauge.set(0.0);
         self.hub.unregister(&self.pool);
     }
 
-    fn park(&mut self, waiter: Waiter) {
+    pub(super) fn park(&mut self, waiter: Waiter) {
         self.agents.insert(waiter.agent.clone());
         if let Some(older) = self.waiters.park(waiter) {
             let agent = older.agent;
@@ -168,7 +161,7 @@ impl Dispatcher {
         }
     }
 
-    fn wake(&mut self, wake: Wake) {
+    pub(super) fn wake(&mut self, wake: Wake) {
         match wake {
             Wake::Hint(PoolHint {
                 starts,

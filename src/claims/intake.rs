@@ -1,4 +1,5 @@
-//! A dispatcher takes in sessions that are new, on behalf of those who are parked with it.
+//! A dispatcher takes in what has come: claims, and sessions that are new, on behalf of those who are parked
+//! with it.
 
 use std::collections::BTreeSet;
 
@@ -6,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::Offered;
 use super::dispatcher::{Dispatcher, MAX_ASKING};
+use super::door::Inside;
 use super::newcomers;
 use super::unoffer;
 use crate::error::{Error, Result};
@@ -34,6 +36,35 @@ fn of_one_owner(new: &[Newcomer]) -> bool {
 }
 
 impl Dispatcher {
+    /// Takes what waits at the door; with claims, those who come together with them.
+    pub(super) async fn gather(&mut self, inside: &mut Inside, new: &mut Vec<Newcomer>) {
+        self.park_all(inside);
+        if !self.agents.is_empty() {
+            let mut company = std::mem::take(&mut self.company);
+            let come = self.agents.len();
+            company
+                .gather(come, MAX_ASKING, || self.park_all(inside))
+                .await;
+            self.company = company;
+        }
+        while let Ok(newcomer) = inside.newcomers.try_recv() {
+            new.push(newcomer);
+        }
+        while let Ok(wake) = inside.wakes.try_recv() {
+            self.wake(wake);
+        }
+    }
+
+    /// Parks the claims that wait at the door; how many.
+    pub(super) fn park_all(&mut self, inside: &mut Inside) -> usize {
+        let mut parked = 0;
+        while let Ok(waiter) = inside.parked.try_recv() {
+            self.park(waiter);
+            parked += 1;
+        }
+        parked
+    }
+
     /// Makes sessions and offers them, as far as there is somebody to offer them to. All of them are
     /// answered.
     pub(super) async fn take_in(&mut self, mut new: Vec<Newcomer>) {

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::agents;
 use crate::error::{Error, Result};
-use crate::store::{Conn, Db, MaybeWord, PATIENCE, Statement};
+use crate::store::{Company, Conn, Db, MaybeWord, PATIENCE, Statement, take};
 
 /// The most beats in one statement.
 const MAX_BATCH: usize = 1_000;
@@ -159,6 +159,7 @@ impl Workers {
 
 async fn work(mut queue: mpsc::Receiver<Request>, db: Db, stop: CancellationToken, pulses: bool) {
     let mut held_over: Vec<Request> = Vec::new();
+    let mut company = Company::default();
     let mut next_at = Instant::now();
     let mut pulse = tokio::time::interval(PULSE_EVERY);
     pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -183,11 +184,15 @@ async fn work(mut queue: mpsc::Receiver<Request>, db: Db, stop: CancellationToke
             tokio::time::sleep_until(next_at).await;
             next_at = Instant::now() + BEATS_EVERY;
         }
-        while batch.len() < MAX_BATCH
-            && let Ok(more) = queue.try_recv()
-        {
-            batch.push(more);
+        if !pulses {
+            let queue = &mut queue;
+            company
+                .gather(batch.len(), MAX_BATCH, || {
+                    take(queue, &mut batch, MAX_BATCH)
+                })
+                .await;
         }
+        take(&mut queue, &mut batch, MAX_BATCH);
         // One statement renews an agent once; a second beat of the same one goes with the next.
         let mut seen = HashSet::new();
         let (now, later): (Vec<_>, Vec<_>) = batch

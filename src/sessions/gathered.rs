@@ -18,6 +18,7 @@ const LIMITS: Limits = Limits {
     queued: 4_096,
     batch: 256,
     at_once: 2,
+    beside: 1,
 };
 
 /// Where calls hand in sessions that they create; none comes back if it has to be tried alone.

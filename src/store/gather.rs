@@ -3,15 +3,22 @@
 //! What comes alone goes at once, without a timer; under load one statement serves hundreds. Each
 //! caller gets the answer to what he asked and knows nothing of the others.
 //!
+//! Who was answered by one batch comes back for the next at the same time, but not in the same instant. Where
+//! the first of them does not wait for the others, each step of a claim is a batch of one and another of all
+//! the rest, and half of all transactions are for one. So it waits for those whose tasks can run already
+//! ([`Company`]); no clock is involved, and who has come alone lately does not wait.
+//!
 //! Invariants:
 //! - The queue is bounded; past it callers are told so and nothing is done.
 //! - What one caller no longer waits for, and is not being written yet, is left out.
 //! - A batch that is being written is written to its end, whoever goes away.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::PATIENCE;
@@ -36,6 +43,37 @@ pub struct Limits {
     pub batch: usize,
     /// How many batches are written at the same time.
     pub at_once: usize,
+    /// How many must wait, or one of them for a tenth of a second, for a batch to begin while another is written: more
+    /// make fewer and larger batches. With more than 1, what comes together is waited for as well.
+    pub beside: usize,
+}
+
+/// So long does nobody wait for many others: the batch that is written may itself wait, for a lock.
+const LONG: Duration = Duration::from_millis(100);
+
+/// How many times in a row nothing may have come for those to be all who come together.
+const QUIET: usize = 2;
+
+/// Whether what comes has come with others lately, and the wait for those others.
+#[derive(Debug, Default)]
+pub struct Company {
+    /// How many came together: the last time, or a half of it for each time since.
+    lately: usize,
+}
+
+impl Company {
+    /// Some have `come`; lets whoever can run do so, and takes `more` until there are none, or `most` in all.
+    /// Who is alone, as those before him, is not held up. `more` says how many it has taken.
+    pub async fn gather(&mut self, mut come: usize, most: usize, mut more: impl FnMut() -> usize) {
+        let mut quiet = 0;
+        while self.lately.max(come) > 1 && quiet < QUIET && come < most {
+            tokio::task::yield_now().await;
+            let also = more();
+            come += also;
+            quiet = if also == 0 { quiet + 1 } else { 0 };
+        }
+        self.lately = come.max(self.lately / 2);
+    }
 }
 
 #[derive(Debug)]
@@ -100,22 +138,47 @@ impl<T: Send + 'static, R: Send + 'static> Batches<T, R> {
         let write = Arc::new(write);
         let mut running = JoinSet::new();
         let mut batch = Vec::new();
+        let mut company = Company::default();
+        let Limits {
+            batch: most,
+            at_once,
+            beside,
+            ..
+        } = self.limits;
+        // When the first of `batch` came.
+        let mut since = Instant::now();
         loop {
-            while running.len() >= self.limits.at_once {
-                ended(running.join_next().await);
-            }
+            let (room, held) = (most - batch.len(), batch.len());
+            let is_free = running.len() < at_once;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 ending = running.join_next(), if !running.is_empty() => ended(ending),
-                received = self.queue.recv_many(&mut batch, self.limits.batch) => {
+                received = self.queue.recv_many(&mut batch, room), if is_free && room > 0 => {
                     if received == 0 {
                         break;
                     }
-                    let batch = std::mem::take(&mut batch);
-                    running.spawn(answer(Arc::clone(&write), batch));
                 }
+                () = tokio::time::sleep_until(since + LONG), if is_free && held > 0 => {}
             }
+            if held == 0 {
+                since = Instant::now();
+            }
+            let enough = batch.len() >= beside || since.elapsed() >= LONG;
+            let begins = running.is_empty() || (running.len() < at_once && enough);
+            if batch.is_empty() || !begins {
+                continue;
+            }
+            if beside > 1 {
+                let queue = &mut self.queue;
+                company
+                    .gather(batch.len(), most, || take(queue, &mut batch, most))
+                    .await;
+            }
+            running.spawn(answer(Arc::clone(&write), std::mem::take(&mut batch)));
+        }
+        for late in batch {
+            let _ = late.reply.send(Err(Error::Stopping));
         }
         self.queue.close();
         while let Ok(late) = self.queue.try_recv() {
@@ -125,6 +188,17 @@ impl<T: Send + 'static, R: Send + 'static> Batches<T, R> {
             ended(Some(ending));
         }
     }
+}
+
+/// Takes what waits already, up to `most` in all; how many.
+pub fn take<T>(queue: &mut mpsc::Receiver<T>, batch: &mut Vec<T>, most: usize) -> usize {
+    let before = batch.len();
+    while batch.len() < most
+        && let Ok(more) = queue.try_recv()
+    {
+        batch.push(more);
+    }
+    batch.len() - before
 }
 
 async fn answer<T, R, F, W>(write: Arc<F>, batch: Vec<Item<T, R>>)
@@ -183,6 +257,7 @@ mod tests {
             queued,
             batch: 10,
             at_once,
+            beside: 1,
         }
     }
 
@@ -241,5 +316,109 @@ mod tests {
         stop.cancel();
         running.await.expect("it ends well");
         assert!(matches!(gather.submit(5).await, Err(Error::Stopping)));
+    }
+
+    #[tokio::test]
+    async fn few_wait_for_the_batch_that_is_written_and_many_do_not() {
+        let beside = Limits {
+            beside: 3,
+            ..limits(20, 2)
+        };
+        let (gather, lets, seen, _running) = recorded(beside);
+        let ask = |n| {
+            let gather = gather.clone();
+            tokio::spawn(async move { gather.submit(n).await })
+        };
+        let mut asked = vec![ask(1)];
+        until(|| seen.lock().expect("seen").len() == 1).await;
+        asked.extend([ask(2), ask(3)]);
+        until(|| gather.0.capacity() == 20).await;
+        assert_eq!(seen.lock().expect("seen").len(), 1, "two wait");
+        asked.push(ask(4));
+        until(|| seen.lock().expect("seen").len() == 2).await;
+        assert_eq!(*seen.lock().expect("seen"), [vec![1], vec![2, 3, 4]]);
+        lets.add_permits(2);
+        for (n, asked) in (1..).zip(asked) {
+            assert_eq!(asked.await.expect("it ends").expect("an answer"), n * 2);
+        }
+        // One that waits for a batch that does not end does not wait for long.
+        let stuck = ask(5);
+        until(|| seen.lock().expect("seen").len() == 3).await;
+        let begun = Instant::now();
+        let alone = ask(6);
+        until(|| seen.lock().expect("seen").len() == 4).await;
+        assert!((LONG..20 * LONG).contains(&begun.elapsed()));
+        lets.add_permits(2);
+        assert_eq!(stuck.await.expect("it ends").expect("an answer"), 10);
+        assert_eq!(alone.await.expect("it ends").expect("an answer"), 12);
+    }
+
+    #[tokio::test]
+    async fn who_is_held_when_it_stops_is_told_so() {
+        let beside = Limits {
+            beside: 3,
+            ..limits(20, 2)
+        };
+        let (gather, lets, seen, (stop, running)) = recorded(beside);
+        let ask = |n| {
+            let gather = gather.clone();
+            tokio::spawn(async move { gather.submit(n).await })
+        };
+        let written = ask(1);
+        until(|| seen.lock().expect("seen").len() == 1).await;
+        let held = ask(2);
+        until(|| gather.0.capacity() == 20).await;
+        stop.cancel();
+        assert!(matches!(held.await.expect("it ends"), Err(Error::Stopping)));
+        lets.add_permits(1);
+        assert_eq!(written.await.expect("it ends").expect("an answer"), 2);
+        running.await.expect("it ends well");
+    }
+
+    #[tokio::test]
+    async fn who_comes_together_is_waited_for_and_who_is_alone_is_not() {
+        let mut company = Company::default();
+        let mut looks = 0;
+        company
+            .gather(1, 100, || {
+                looks += 1;
+                0
+            })
+            .await;
+        assert_eq!(looks, 0, "one who is alone is held up");
+
+        // Each comes as the one before him has been let run.
+        let (sender, mut queue) = mpsc::channel(10);
+        tokio::spawn(async move {
+            for n in 0..6 {
+                sender.send(n).await.expect("somebody takes it");
+                tokio::task::yield_now().await;
+            }
+        });
+        let mut batch = vec![100, 101];
+        company
+            .gather(2, 100, || take(&mut queue, &mut batch, 100))
+            .await;
+        assert_eq!(batch.len(), 8);
+
+        // Those after them are taken for the first of many, for a while.
+        let mut looks = Vec::new();
+        for _ in 0..5 {
+            let mut looked = 0;
+            company
+                .gather(1, 100, || {
+                    looked += 1;
+                    0
+                })
+                .await;
+            looks.push(looked);
+        }
+        assert_eq!(looks, [QUIET, QUIET, QUIET, 0, 0]);
+
+        let mut more = std::iter::repeat_n(1, 50);
+        company
+            .gather(2, 20, || more.next().unwrap_or_default())
+            .await;
+        assert_eq!(more.len(), 32, "no more than fit are taken");
     }
 }

@@ -42,7 +42,7 @@ use crate::error::{Error, Result};
 
 pub use columns::{AsJson, JsonText, LabelsColumn, MaybeJson, MaybeJsonText, MaybeWord, Word};
 pub use connect::{client, dedicated, describe};
-pub use gather::{Batches, Gather, Limits};
+pub use gather::{Batches, Company, Gather, Limits, take};
 pub use statement::{Fragment, Statement};
 use target::Target;
 pub use turn::try_turn;
