@@ -25,8 +25,8 @@ pub const MAX_REPORTS: usize = 1_000;
 /// The most reports of a call that is taken together with others, so that these do not wait for it.
 const MAX_GATHERED: usize = 64;
 
-/// How calls are gathered. A claim with a report costs half as much in batches of sixty as in batches of ten,
-/// so the second batch at a time is for when there are many.
+/// How calls are gathered. Writing one session takes as long as writing five of a large batch, so the second
+/// batch at a time is for when there are many.
 const LIMITS: Limits = Limits {
     queued: 32_000,
     batch: 256,

@@ -43,8 +43,8 @@ pub struct Limits {
     pub batch: usize,
     /// How many batches are written at the same time.
     pub at_once: usize,
-    /// How many must wait, or one of them for a tenth of a second, for a batch to begin while another is written: more
-    /// make fewer and larger batches. With more than 1, what comes together is waited for as well.
+    /// How many must wait, or one of them for a tenth of a second, for a batch to begin while another is
+    /// written: more make fewer and larger batches. With more than 1, what comes together is waited for as well.
     pub beside: usize,
 }
 
