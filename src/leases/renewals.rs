@@ -184,15 +184,10 @@ async fn work(mut queue: mpsc::Receiver<Request>, db: Db, stop: CancellationToke
             tokio::time::sleep_until(next_at).await;
             next_at = Instant::now() + BEATS_EVERY;
         }
-        if !pulses {
-            let queue = &mut queue;
-            company
-                .gather(batch.len(), MAX_BATCH, || {
-                    take(queue, &mut batch, MAX_BATCH)
-                })
-                .await;
-        }
         take(&mut queue, &mut batch, MAX_BATCH);
+        if !pulses {
+            company.fill(&mut queue, &mut batch, MAX_BATCH).await;
+        }
         // One statement renews an agent once; a second beat of the same one goes with the next.
         let mut seen = HashSet::new();
         let (now, later): (Vec<_>, Vec<_>) = batch

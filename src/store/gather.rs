@@ -74,6 +74,17 @@ impl Company {
         }
         self.lately = come.max(self.lately / 2);
     }
+
+    /// The same for a `batch` that has begun, and what waits in its `queue`.
+    pub async fn fill<T>(
+        &mut self,
+        queue: &mut mpsc::Receiver<T>,
+        batch: &mut Vec<T>,
+        most: usize,
+    ) {
+        let come = batch.len();
+        self.gather(come, most, || take(queue, batch, most)).await;
+    }
 }
 
 #[derive(Debug)]
@@ -170,18 +181,13 @@ impl<T: Send + 'static, R: Send + 'static> Batches<T, R> {
                 continue;
             }
             if beside > 1 {
-                let queue = &mut self.queue;
-                company
-                    .gather(batch.len(), most, || take(queue, &mut batch, most))
-                    .await;
+                company.fill(&mut self.queue, &mut batch, most).await;
             }
             running.spawn(answer(Arc::clone(&write), std::mem::take(&mut batch)));
         }
-        for late in batch {
-            let _ = late.reply.send(Err(Error::Stopping));
-        }
         self.queue.close();
-        while let Ok(late) = self.queue.try_recv() {
+        take(&mut self.queue, &mut batch, usize::MAX);
+        for late in batch {
             let _ = late.reply.send(Err(Error::Stopping));
         }
         while let Some(ending) = running.join_next().await {
@@ -230,9 +236,10 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
     use tokio::sync::Semaphore;
+    use tokio::task::JoinHandle;
 
     type Seen = Arc<Mutex<Vec<Vec<u32>>>>;
-    type Running = (CancellationToken, tokio::task::JoinHandle<()>);
+    type Running = (CancellationToken, JoinHandle<()>);
 
     /// Writes when it is let, and keeps what each batch had.
     fn recorded(limits: Limits) -> (Gather<u32, u32>, Arc<Semaphore>, Seen, Running) {
@@ -261,10 +268,23 @@ mod tests {
         }
     }
 
+    /// A second batch begins when three wait.
+    const THREE_BESIDE: Limits = Limits {
+        queued: 20,
+        batch: 10,
+        at_once: 2,
+        beside: 3,
+    };
+
     async fn until(holds: impl Fn() -> bool) {
         while !holds() {
             tokio::task::yield_now().await;
         }
+    }
+
+    fn ask(gather: &Gather<u32, u32>, n: u32) -> JoinHandle<Result<u32>> {
+        let gather = gather.clone();
+        tokio::spawn(async move { gather.submit(n).await })
     }
 
     /// Lets every task run as far as it comes: there is one thread for all of them.
@@ -277,10 +297,7 @@ mod tests {
     #[tokio::test]
     async fn what_arrives_while_one_is_written_makes_the_next() {
         let (gather, lets, seen, _running) = recorded(limits(20, 1));
-        let ask = |n| {
-            let gather = gather.clone();
-            tokio::spawn(async move { gather.submit(n).await })
-        };
+        let ask = |n| ask(&gather, n);
         let first = ask(1);
         until(|| seen.lock().expect("seen").len() == 1).await;
         let later: Vec<_> = (2..=5).map(ask).collect();
@@ -299,10 +316,7 @@ mod tests {
     #[tokio::test]
     async fn past_the_limit_it_refuses_and_a_panic_harms_only_its_batch() {
         let (gather, lets, seen, (stop, running)) = recorded(limits(1, 2));
-        let ask = |n| {
-            let gather = gather.clone();
-            tokio::spawn(async move { gather.submit(n).await })
-        };
+        let ask = |n| ask(&gather, n);
         let unlucky = ask(13);
         until(|| seen.lock().expect("seen").len() == 1).await;
         let second = ask(2);
@@ -327,15 +341,8 @@ mod tests {
 
     #[tokio::test]
     async fn few_wait_for_the_batch_that_is_written_and_many_do_not() {
-        let beside = Limits {
-            beside: 3,
-            ..limits(20, 2)
-        };
-        let (gather, lets, seen, _running) = recorded(beside);
-        let ask = |n| {
-            let gather = gather.clone();
-            tokio::spawn(async move { gather.submit(n).await })
-        };
+        let (gather, lets, seen, _running) = recorded(THREE_BESIDE);
+        let ask = |n| ask(&gather, n);
         let mut asked = vec![ask(1)];
         until(|| seen.lock().expect("seen").len() == 1).await;
         asked.extend([ask(2), ask(3)]);
@@ -362,15 +369,8 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_held_when_it_stops_is_told_so() {
-        let beside = Limits {
-            beside: 3,
-            ..limits(20, 2)
-        };
-        let (gather, lets, seen, (stop, running)) = recorded(beside);
-        let ask = |n| {
-            let gather = gather.clone();
-            tokio::spawn(async move { gather.submit(n).await })
-        };
+        let (gather, lets, seen, (stop, running)) = recorded(THREE_BESIDE);
+        let ask = |n| ask(&gather, n);
         let written = ask(1);
         until(|| seen.lock().expect("seen").len() == 1).await;
         let held = ask(2);
@@ -403,9 +403,7 @@ mod tests {
             }
         });
         let mut batch = vec![100, 101];
-        company
-            .gather(2, 100, || take(&mut queue, &mut batch, 100))
-            .await;
+        company.fill(&mut queue, &mut batch, 100).await;
         assert_eq!(batch.len(), 8);
 
         // Those after them are taken for the first of many, for a while.
