@@ -275,12 +275,13 @@ async fn slots_are_counted_whose_agent_somebody_else_changed_meanwhile() {
     server.agent("a", "p", "d", 10).await;
     let other = changing(&server).await;
     let client = server.database.client().await;
-    let effects = r#"[{"agent": "a", "slots": 3, "lapsed": 0, "accepted": false}]"#;
+    let effects = r#"{"(a,3,0,f)"}"#;
     let [_, text, again] = write_texts();
     let write = tokio::spawn(async move {
         let statement = format!(
-            "PREPARE it (json, json, json, json, json, json, json) AS {text};
-             EXECUTE it ('[]', '{effects}', '[]', '[]', '[]', '[]', '[]')"
+            "PREPARE it (arg_session_few[], arg_agent[], arg_event[], arg_ledger_opened[], arg_ledger_changed[],
+                 arg_leftover[], arg_lost_hold[]) AS {text};
+             EXECUTE it ('{{}}', '{effects}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}')"
         );
         let rows = client.simple_query(&statement).await.expect("it writes");
         let uncounted = rows.iter().find_map(|row| match row {
@@ -298,7 +299,7 @@ async fn slots_are_counted_whose_agent_somebody_else_changed_meanwhile() {
     let slots = "SELECT sum(slots_used)::bigint FROM agents";
     assert_eq!(count(&server, slots).await, 2);
     let client = server.database.client().await;
-    let text = format!("PREPARE it (json) AS {again}; EXECUTE it ('{effects}')");
+    let text = format!("PREPARE it (arg_agent[]) AS {again}; EXECUTE it ('{effects}')");
     client.batch_execute(&text).await.expect("it counts");
     assert_eq!(count(&server, slots).await, 2 + 3);
 }

@@ -7,7 +7,7 @@ use diesel_async::RunQueryDsl;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use lessor::leases::renew_texts;
-use lessor::sessions::{DOMAIN_WORK, Next, Reach, Situation, next, write_texts};
+use lessor::sessions::{DOMAIN_WORK, Next, Reach, Situation, arg_rows, next, write_texts};
 use lessor::store::{Conn, Db, PLANNED_ONCE};
 use lessor_protocol::{DesiredState, SessionState};
 use tokio_postgres::Client;
@@ -30,9 +30,18 @@ const BEFORE_NEW: &str = include_str!("../src/claims/before_new.sql");
 const INSERT: &str = include_str!("../src/sessions/insert.sql");
 /// Its parameters' types, and values for them.
 const TO_INSERT: (&str, &str) = (
-    "json, json, json, bigint, json, json",
-    "'[]', '[]', '[\"p\"]', 0, '[]', '[]'",
+    "arg_new_session[], arg_event[], text[], bigint, arg_ledger_opened[], arg_agent[]",
+    "'{}', '{}', '{p}', 0, '{}', '{}'",
 );
+/// The types of the parameters of what writes sessions: all of their columns, and few.
+const TO_WRITE: [&str; 2] = [
+    "arg_session[], arg_agent[], arg_event[], arg_ledger_opened[], arg_ledger_changed[], arg_leftover[],
+        arg_lost_hold[]",
+    "arg_session_few[], arg_agent[], arg_event[], arg_ledger_opened[], arg_ledger_changed[], arg_leftover[],
+        arg_lost_hold[]",
+];
+/// Values for them.
+const NOTHING: &str = "'{}', '{}', '{}', '{}', '{}', '{}', '{}'";
 const LOST_STARTS: &str = include_str!("../src/leases/lost_starts.sql");
 const DUE: &str = include_str!("../src/upkeep/due.sql");
 
@@ -254,12 +263,10 @@ async fn assert_plans(client: &Client, when: &str) {
 
 /// What writes changed sessions, as it is planned once and as it is planned for callers who are rare.
 async fn assert_writes(client: &Client, when: &str, generic: bool) {
-    let types = "json, json, json, json, json, json, json";
-    let empty = "'[]', '[]', '[]', '[]', '[]', '[]', '[]'";
     for settings in ["", PLANNED_ONCE] {
         client.batch_execute(settings).await.expect("settings");
-        for text in &write_texts()[..2] {
-            let write = plan(client, types, text, empty, generic).await;
+        for (types, text) in TO_WRITE.into_iter().zip(write_texts()) {
+            let write = plan(client, types, text, NOTHING, generic).await;
             assert!(
                 write.contains("Index Scan Backward using sessions_pkey on sessions x"),
                 "{when}:\n{write}"
@@ -316,14 +323,7 @@ async fn the_claims_statements_read_their_indexes_in_order_whatever_the_planner_
     assert_plans(&client, "after many claims, with statistics from before").await;
     client.batch_execute("ANALYZE").await.expect("ANALYZE");
     assert_plans(&client, "after many claims, with statistics").await;
-    let ledger = plan(
-        &client,
-        "json, json, json, json, json, json, json",
-        write_texts()[0],
-        "'[]', '[]', '[]', '[]', '[]', '[]', '[]'",
-        true,
-    )
-    .await;
+    let ledger = plan(&client, TO_WRITE[0], write_texts()[0], NOTHING, true).await;
     assert!(
         ledger.contains("Index Scan using lease_ledger_pkey on lease_ledger l"),
         "{ledger}"
@@ -332,8 +332,6 @@ async fn the_claims_statements_read_their_indexes_in_order_whatever_the_planner_
 
 /// What each claim, report and creation runs, with the types and values of its arguments.
 fn planned_once() -> Vec<(&'static str, String, &'static str)> {
-    let lists = "json, json, json, json, json, json, json";
-    let none = "'[]', '[]', '[]', '[]', '[]', '[]', '[]'";
     let mut all = vec![
         ("text[], text", LOCK_AGENTS.to_owned(), "'{a1,a2}', 'p'"),
         ("text[], text", LOCK_TO_OFFER.to_owned(), "'{a1,a2}', 'p'"),
@@ -347,15 +345,31 @@ fn planned_once() -> Vec<(&'static str, String, &'static str)> {
         all.push((TO_INSERT.0, text, TO_INSERT.1));
     }
     let [whole, few, count] = write_texts();
-    all.push(("json", count.to_owned(), "'[]'"));
-    for text in [whole, few] {
-        all.push((lists, text.to_owned(), none));
+    all.push(("arg_agent[]", count.to_owned(), "'{}'"));
+    for (types, text) in TO_WRITE.into_iter().zip([whole, few]) {
+        all.push((types, text.to_owned(), NOTHING));
     }
     for text in renew_texts() {
         let types = "text[], bigint[], float8[], int[]";
         all.push((types, text.to_owned(), "'{a,b}', '{1,2}', '{1,1}', '{1,1}'"));
     }
     all
+}
+
+/// What is sent names no columns, only their types: two of the same type, the other way round, would pass.
+#[tokio::test]
+async fn rows_are_sent_with_the_columns_of_their_types_in_their_order() {
+    let (_database, client) = with_pool().await;
+    let made = "SELECT count(*) FROM pg_class WHERE relkind = 'c' AND relname LIKE 'arg\\_%'";
+    let made: i64 = client.query_one(made, &[]).await.expect("types").get(0);
+    assert_eq!(usize::try_from(made), Ok(arg_rows().len()));
+    for (name, columns) in arg_rows() {
+        let text = "SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a
+            JOIN pg_class c ON c.oid = a.attrelid WHERE c.relkind = 'c' AND c.relname = $1";
+        let row = client.query_one(text, &[&name]).await.expect("columns");
+        let there: Option<Vec<String>> = row.get(0);
+        assert_eq!(there.unwrap_or_default(), columns, "{name}");
+    }
 }
 
 /// The first scan of an index in a plan that has no condition below it, and so goes over all of it.

@@ -2,8 +2,7 @@
 WITH told AS (
     INSERT INTO events (kind, at, pool, owner, session_id, generation, actor_type, actor_name, to_value, data)
     SELECT kind, at, pool, owner, session_id, generation, actor_type, actor_name, to_value, data
-    FROM json_to_recordset($2) AS e (kind text, at timestamptz, pool text, owner text, session_id uuid,
-        generation bigint, actor_type text, actor_name text, to_value text, data jsonb)
+    FROM unnest((SELECT $2)) AS e
     RETURNING batch
 ), waiting AS (
     INSERT INTO event_inbox (batch) SELECT t.batch FROM told t

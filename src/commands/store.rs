@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::row::CommandRow;
 use super::state::Change;
 use crate::error::{Error, Result};
+use crate::events::ArgEvent;
 use crate::sessions::{self, SessionRow};
 use crate::store::schema::commands;
 use crate::store::{AsJson, Conn, Statement};
@@ -21,7 +22,7 @@ use crate::store::{AsJson, Conn, Statement};
 pub async fn insert(conn: &mut Conn, change: &Change) -> Result<()> {
     Statement::new(include_str!("insert.sql"))
         .bind::<Json, _>(AsJson([&change.row]))
-        .bind::<Json, _>(AsJson(change.events.clone()))
+        .bind::<Array<ArgEvent>, _>(change.events.clone())
         .execute(conn)
         .await?;
     count(change);
@@ -61,7 +62,7 @@ pub async fn write(conn: &mut Conn, changes: &[Change]) -> Result<()> {
     let expected = rows.len();
     let count_written: Count = Statement::new(include_str!("write.sql"))
         .bind::<Json, _>(AsJson(rows))
-        .bind::<Json, _>(AsJson(events))
+        .bind::<Array<ArgEvent>, _>(events)
         .get_result(conn)
         .await?;
     if usize::try_from(count_written.written) != Ok(expected) {

@@ -19,9 +19,7 @@ WITH changed AS MATERIALIZED (
         actor_type, actor_name, from_value, to_value, reason, data)
     SELECT kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
         actor_type, actor_name, from_value, to_value, reason, data
-    FROM ROWS FROM (json_to_recordset($2) AS (kind text, at timestamptz, pool text, owner text,
-        session_id uuid, agent text, incarnation bigint, lease_epoch bigint, generation bigint, actor_type text,
-        actor_name text, from_value text, to_value text, reason text, data jsonb)) WITH ORDINALITY AS e
+    FROM unnest((SELECT $2)) WITH ORDINALITY AS e
     ORDER BY ordinality
     RETURNING batch
 ), waiting AS (

@@ -32,48 +32,61 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use diesel::sql_types::{BigInt, Jsonb, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use lessor_protocol::ActorType;
-use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::app::App;
 use crate::error::Result;
+use crate::store::arg_row;
 
 pub use row::{EventRow, LedgerRow};
 pub use sequencer::settle;
 pub use store::Kept;
 pub use tail::{Tail, kept};
 
-/// An event that is to be written; serialized, it is an argument of the statement that writes.
-#[derive(Clone, Debug, Serialize)]
+/// An event that is to be written.
+#[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "the migration comments on every column")]
 pub struct NewEvent {
     pub kind: &'static str,
     pub at: DateTime<Utc>,
     pub pool: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub session_id: Option<Uuid>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub incarnation: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_epoch: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<i64>,
     pub actor_type: ActorType,
     pub actor_name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub from_value: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub to_value: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     pub data: serde_json::Value,
+}
+
+arg_row! {
+    /// An event that is to be written.
+    pub ArgEvent("arg_event") of NewEvent, |event| {
+        kind: Text = event.kind,
+        at: Timestamptz = event.at,
+        pool: Text = &event.pool,
+        owner: Nullable<Text> = event.owner.as_deref(),
+        session_id: Nullable<SqlUuid> = event.session_id,
+        agent: Nullable<Text> = event.agent.as_deref(),
+        incarnation: Nullable<BigInt> = event.incarnation,
+        lease_epoch: Nullable<BigInt> = event.lease_epoch,
+        generation: Nullable<BigInt> = event.generation,
+        actor_type: Text = event.actor_type.as_str(),
+        actor_name: Text = &event.actor_name,
+        from_value: Nullable<Text> = event.from_value.as_deref(),
+        to_value: Nullable<Text> = event.to_value.as_deref(),
+        reason: Nullable<Text> = event.reason.as_deref(),
+        data: Jsonb = &event.data,
+    }
 }
 
 /// Starts the sequencer and the tail of this server.

@@ -7,7 +7,6 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lessor_protocol::{Action, Actor, ActorType, EndReason, PoolSpec};
-use serde::Serialize;
 use uuid::Uuid;
 
 use super::row::SessionRow;
@@ -78,52 +77,47 @@ pub struct Assignee {
 }
 
 /// A line of the ledger that begins.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct LedgerOpened {
-    session_id: Uuid,
-    lease_epoch: i64,
-    agent: String,
-    incarnation: i64,
-    action: Action,
-    offered_at: DateTime<Utc>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    accepted_at: Option<DateTime<Utc>>,
+    pub(super) session_id: Uuid,
+    pub(super) lease_epoch: i64,
+    pub(super) agent: String,
+    pub(super) incarnation: i64,
+    pub(super) action: Action,
+    pub(super) offered_at: DateTime<Utc>,
+    pub(super) accepted_at: Option<DateTime<Utc>>,
 }
 
 /// A line of the ledger that is accepted or ends.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct LedgerChanged {
-    session_id: Uuid,
-    lease_epoch: i64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    accepted_at: Option<DateTime<Utc>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ended_at: Option<DateTime<Utc>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    end_reason: Option<EndReason>,
+    pub(super) session_id: Uuid,
+    pub(super) lease_epoch: i64,
+    pub(super) accepted_at: Option<DateTime<Utc>>,
+    pub(super) ended_at: Option<DateTime<Utc>>,
+    pub(super) end_reason: Option<EndReason>,
 }
 
 /// A resource that no session wants any more.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct NewLeftover {
-    pool: String,
-    resource_domain: String,
-    session_id: Uuid,
-    attempt: i32,
-    platform_resource_id: Option<String>,
-    #[serde(serialize_with = "super::row::as_text")]
-    platform_metadata: lessor_protocol::RawJson,
-    reason: String,
+    pub(super) pool: String,
+    pub(super) resource_domain: String,
+    pub(super) session_id: Uuid,
+    pub(super) attempt: i32,
+    pub(super) platform_resource_id: Option<String>,
+    pub(super) platform_metadata: lessor_protocol::RawJson,
+    pub(super) reason: String,
 }
 
 /// A hold that was taken from a live agent.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct LostHold {
-    agent: String,
-    incarnation: i64,
-    session_id: Uuid,
-    lease_epoch: i64,
-    lease_expires_at: DateTime<Utc>,
+    pub(super) agent: String,
+    pub(super) incarnation: i64,
+    pub(super) session_id: Uuid,
+    pub(super) lease_epoch: i64,
+    pub(super) lease_expires_at: DateTime<Utc>,
 }
 
 /// What a draft does to its agents' counters.
@@ -155,7 +149,7 @@ pub struct Draft {
 }
 
 /// What the row was when it was locked: the guard of the write, and the slot it used.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Was {
     /// Its version.
     pub was_version: i64,
@@ -163,11 +157,8 @@ pub struct Was {
     pub was_lease_epoch: i64,
     /// Its assignee.
     pub was_agent: Option<String>,
-    #[serde(skip)]
     pub(super) pool: String,
-    #[serde(skip)]
     pub(super) used_slot: bool,
-    #[serde(skip)]
     pub(super) limits_ran_to: Option<DateTime<Utc>>,
     pub(super) took_place: bool,
 }

@@ -4,18 +4,17 @@ use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use diesel::QueryableByName;
-use diesel::sql_types::{BigInt, Json, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
-use lessor_protocol::Labels;
-use serde::Serialize;
 use uuid::Uuid;
 
+use super::args::{ArgAgent, ArgLedgerOpened, ArgNewSession};
 use super::draft::Draft;
 use super::fresh::Home;
-use super::row::SessionRow;
 use super::write::agent_changes;
 use crate::error::Result;
-use crate::store::{AsJson, Conn, Statement};
+use crate::events::ArgEvent;
+use crate::store::{Conn, Statement};
 
 /// What is inserted where some cannot be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,16 +67,16 @@ pub async fn insert(conn: &mut Conn, drafts: &mut [Draft], those: Those) -> Resu
     let text = those.text(named);
     let changed: Vec<&Draft> = drafts.iter().collect();
     let pools: BTreeSet<&str> = drafts.iter().map(|d| d.row.agent_pool.as_str()).collect();
-    let rows: Vec<_> = drafts.iter().map(|d| NewRow::of(&d.row)).collect();
+    let rows: Vec<_> = drafts.iter().map(|draft| &draft.row).collect();
     let events: Vec<_> = drafts.iter().flat_map(|draft| &draft.events).collect();
     let opened: Vec<_> = drafts.iter().filter_map(|d| d.opened.as_ref()).collect();
     let made: Vec<Made> = Statement::new(&text)
-        .bind::<Json, _>(AsJson(rows))
-        .bind::<Json, _>(AsJson(events))
-        .bind::<Json, _>(AsJson(pools))
+        .bind::<Array<ArgNewSession>, _>(rows)
+        .bind::<Array<ArgEvent>, _>(events)
+        .bind::<Array<Text>, _>(Vec::from_iter(pools))
         .bind::<BigInt, _>(those.least(drafts.len()))
-        .bind::<Json, _>(AsJson(opened))
-        .bind::<Json, _>(AsJson(agent_changes(&changed)))
+        .bind::<Array<ArgLedgerOpened>, _>(opened)
+        .bind::<Array<ArgAgent>, _>(agent_changes(&changed))
         .load(conn)
         .await?;
     let mut made: HashMap<Uuid, Made> = made.into_iter().map(|made| (made.id, made)).collect();
@@ -97,39 +96,4 @@ pub async fn insert(conn: &mut Conn, drafts: &mut [Draft], those: Those) -> Resu
             true
         })
         .collect())
-}
-
-/// A new session as an argument of `insert.sql`: what `write.sql` never changes as well.
-#[derive(Debug, Serialize)]
-struct NewRow<'a> {
-    #[serde(flatten)]
-    row: &'a SessionRow,
-    // None: whatever the pool's is.
-    asked_platform: Option<&'a str>,
-    asked_region: Option<&'a str>,
-    owner: Option<&'a str>,
-    requires: &'a Labels,
-    prefers: &'a Labels,
-    restart: &'a str,
-    idle_action: &'a str,
-    max_duration_seconds: Option<f64>,
-    // Text, since nothing that JSON can say may be lost on the way into the column.
-    spec_text: &'a str,
-}
-
-impl<'a> NewRow<'a> {
-    fn of(row: &'a SessionRow) -> Self {
-        Self {
-            row,
-            asked_platform: Some(row.platform.as_str()).filter(|platform| !platform.is_empty()),
-            asked_region: row.region.as_deref(),
-            owner: row.owner.as_deref(),
-            requires: &row.requires,
-            prefers: &row.prefers,
-            restart: row.restart.as_str(),
-            idle_action: row.idle_action.as_str(),
-            max_duration_seconds: row.max_duration_seconds,
-            spec_text: row.spec.get(),
-        }
-    }
 }

@@ -5,24 +5,16 @@
 -- begins their ledgers, $6 says how many slots that takes. Nothing else of what `write.sql` writes can
 -- be in a session that is new. Names are written in their order, so that two batches wait for each other
 -- in turn.
--- All lists are JSON, of which the planner expects as much whatever is bound: so a plan for any of them
--- looks as cheap as one for these, and is kept. Planning this anew takes as long as running it.
+-- What it is given are arrays, as in `write.sql`.
 WITH homes AS MATERIALIZED (
-    SELECT p.* FROM json_array_elements_text($3) AS n
+    SELECT p.* FROM unnest((SELECT $3)) AS n
     CROSS JOIN LATERAL (
         SELECT p.name, p.platform, p.region FROM pools p
         WHERE p.name >= n COLLATE "C" AND p.name <= n COLLATE "C" ORDER BY p.name LIMIT 1
     ) p
 ), asked AS MATERIALIZED (
     SELECT s.*, h.platform AS home_platform, h.region AS home_region
-    FROM ROWS FROM (json_to_recordset($1) AS (id uuid, name text, agent_pool text, asked_platform text,
-        asked_region text, owner text, labels jsonb, priority integer, spec_text text, desired_state text,
-        state text, attempt integer, not_before timestamptz, held_back_until timestamptz, restart text,
-        start_timeout_seconds double precision, terminate_timeout_seconds double precision,
-        idle_timeout_seconds double precision, idle_action text, max_duration_seconds double precision,
-        grace_seconds double precision, delete_data boolean, requires jsonb, prefers jsonb,
-        lease_epoch bigint, assigned_agent_id text, assigned_incarnation bigint, assigned_action text,
-        offered_until timestamptz, deliver_at timestamptz, deliveries integer)) WITH ORDINALITY AS s
+    FROM unnest((SELECT $1)) WITH ORDINALITY AS s
     JOIN homes h ON h.name = s.agent_pool AND h.platform = coalesce(s.asked_platform, h.platform)
         AND h.region IS NOT DISTINCT FROM coalesce(s.asked_region, h.region)
 ), made AS (
@@ -31,7 +23,7 @@ WITH homes AS MATERIALIZED (
         terminate_timeout_seconds, idle_timeout_seconds, idle_action, max_duration_seconds, grace_seconds,
         delete_data, requires, prefers, lease_epoch, assigned_agent_id, assigned_incarnation,
         assigned_action, offered_until, deliver_at, deliveries, created_at, updated_at, queued_at)
-    SELECT id, name, agent_pool, home_platform, home_region, owner, labels, priority, spec_text::json,
+    SELECT id, name, agent_pool, home_platform, home_region, owner, labels, priority, spec,
         desired_state, state, attempt, not_before, held_back_until, restart, start_timeout_seconds,
         terminate_timeout_seconds, idle_timeout_seconds, idle_action, max_duration_seconds, grace_seconds,
         delete_data, requires, prefers, lease_epoch, assigned_agent_id, assigned_incarnation,
@@ -49,9 +41,7 @@ WITH homes AS MATERIALIZED (
     SELECT (SELECT nextval('events_batch_seq')), row_number() OVER (ORDER BY e.ordinality) - 1,
         e.kind, now(), e.pool, e.owner, e.session_id, e.agent, e.incarnation, e.lease_epoch, e.generation,
         e.actor_type, e.actor_name, e.from_value, e.to_value, e.reason, e.data
-    FROM ROWS FROM (json_to_recordset($2) AS (kind text, pool text, owner text, session_id uuid,
-        agent text, incarnation bigint, lease_epoch bigint, generation bigint, actor_type text,
-        actor_name text, from_value text, to_value text, reason text, data jsonb)) WITH ORDINALITY AS e
+    FROM unnest((SELECT $2)) WITH ORDINALITY AS e
     -- Not a join, which would compare each with each.
     WHERE (e.session_id IN (SELECT m.id FROM made m)) IS TRUE
     RETURNING batch
@@ -59,11 +49,10 @@ WITH homes AS MATERIALIZED (
     INSERT INTO event_inbox (batch, events) SELECT min(t.batch), count(*) FROM told t HAVING count(*) > 0
 ), opened AS (
     INSERT INTO lease_ledger (session_id, lease_epoch, agent, incarnation, action, offered_at, accepted_at)
-    SELECT * FROM json_to_recordset($5) AS l (session_id uuid, lease_epoch bigint, agent text,
-        incarnation bigint, action text, offered_at timestamptz, accepted_at timestamptz)
+    SELECT * FROM unnest((SELECT $5)) AS l
 ), counted AS (
     UPDATE agents a SET slots_used = a.slots_used + t.slots
-    FROM json_to_recordset($6) AS t (agent text, slots integer)
+    FROM unnest((SELECT $6)) AS t
     -- By an index or not at all, as in `write.sql`.
     WHERE a.name = ANY (ARRAY[t.agent])
 )

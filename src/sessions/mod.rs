@@ -8,6 +8,7 @@
 //!
 //! What this room does not do: decide who gets a session (`claims`), or end leases (`leases`).
 
+mod args;
 mod changes;
 mod check;
 mod create;
@@ -38,6 +39,7 @@ mod wait;
 mod wants;
 mod write;
 
+pub use args::arg_rows;
 pub use changes::{Change, Ending};
 pub use check::{MAX_LIMIT_SECONDS, NewOf, is_path};
 pub use create::create;

@@ -6,7 +6,6 @@ use lessor_protocol::{
     Action, DesiredState, Endpoint, Failure, IdleAction, Labels, RawJson, RestartPolicy, Session,
     SessionState,
 };
-use serde::Serialize;
 use uuid::Uuid;
 
 use super::state::{Next, Situation, next, startable_elsewhere};
@@ -14,25 +13,19 @@ use crate::store::schema::sessions;
 use crate::store::{JsonText, LabelsColumn, MaybeJson, MaybeJsonText, MaybeWord, Word};
 
 /// A row of `sessions`, without the generated columns.
-///
-/// Serialized, it is the argument of `write.sql`; what never changes after creation is left out.
-#[derive(Clone, Debug, Queryable, Selectable, QueryableByName, Serialize)]
+#[derive(Clone, Debug, Queryable, Selectable, QueryableByName)]
 #[diesel(table_name = sessions)]
 #[allow(missing_docs, reason = "the migration comments on every column")]
 pub struct SessionRow {
     pub id: Uuid,
     pub name: Option<String>,
     pub agent_pool: String,
-    #[serde(skip)]
     pub platform: String,
-    #[serde(skip)]
     pub region: Option<String>,
-    #[serde(skip)]
     pub owner: Option<String>,
     #[diesel(deserialize_as = LabelsColumn)]
     pub labels: Labels,
     pub priority: i32,
-    #[serde(skip)]
     #[diesel(deserialize_as = JsonText)]
     pub spec: RawJson,
     #[diesel(deserialize_as = Word<DesiredState>)]
@@ -51,15 +44,12 @@ pub struct SessionRow {
     pub deliveries: i32,
     pub resource_domain: Option<String>,
     pub platform_resource_id: Option<String>,
-    #[serde(serialize_with = "as_text")]
     #[diesel(deserialize_as = JsonText)]
     pub platform_metadata: RawJson,
     #[diesel(deserialize_as = MaybeJson<Endpoint>)]
     pub endpoint: Option<Endpoint>,
-    #[serde(skip)]
     #[diesel(deserialize_as = LabelsColumn)]
     pub requires: Labels,
-    #[serde(skip)]
     #[diesel(deserialize_as = LabelsColumn)]
     pub prefers: Labels,
     pub attempt: i32,
@@ -71,23 +61,19 @@ pub struct SessionRow {
     pub avoid_agent: Option<String>,
     pub avoid_until: Option<DateTime<Utc>>,
     pub phase_deadline_at: Option<DateTime<Utc>>,
-    #[serde(skip)]
     #[diesel(deserialize_as = Word<RestartPolicy>)]
     pub restart: RestartPolicy,
     pub start_timeout_seconds: Option<f64>,
     pub terminate_timeout_seconds: Option<f64>,
     pub idle_timeout_seconds: Option<f64>,
-    #[serde(skip)]
     #[diesel(deserialize_as = Word<IdleAction>)]
     pub idle_action: IdleAction,
-    #[serde(skip)]
     pub max_duration_seconds: Option<f64>,
     pub grace_seconds: Option<f64>,
     pub delete_data: bool,
     #[diesel(deserialize_as = MaybeJson<Failure>)]
     pub failure: Option<Failure>,
     pub termination_reason: Option<String>,
-    #[serde(skip)]
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     pub queued_at: DateTime<Utc>,
@@ -101,30 +87,10 @@ pub struct SessionRow {
     pub start_domain: Option<String>,
     pub migrating_from_pool: Option<String>,
     pub migrating_from_domain: Option<String>,
-    #[serde(serialize_with = "maybe_as_text")]
     #[diesel(deserialize_as = MaybeJsonText)]
     pub start_metadata: Option<RawJson>,
     pub stopping_attempt: Option<i32>,
     pub stopping_lease_until: Option<DateTime<Utc>>,
-}
-
-/// JSON inside a string: the server's JSON functions cannot carry everything that JSON can say
-/// (`\u0000`), but a string of it can be cast.
-pub(super) fn as_text<S: serde::Serializer>(
-    json: &RawJson,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(json.get())
-}
-
-fn maybe_as_text<S: serde::Serializer>(
-    json: &Option<RawJson>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    match json {
-        Some(json) => as_text(json, serializer),
-        None => serializer.serialize_none(),
-    }
 }
 
 impl SessionRow {

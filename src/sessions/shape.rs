@@ -8,31 +8,13 @@ use std::sync::LazyLock;
 
 use chrono::{DateTime, Utc};
 use lessor_protocol::{Action, Endpoint, RawJson, SessionState};
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::row::{SessionRow, as_text};
+use super::row::SessionRow;
 
 /// The text of `write.sql` for all columns that may change.
 pub static ALL: LazyLock<String> = LazyLock::new(|| {
     text(
-        "id uuid, was_version bigint, was_lease_epoch bigint, was_agent text,
-        agent_pool text, name text, labels jsonb, priority integer,
-        desired_state text, state text, generation bigint, observed_generation bigint,
-        lease_epoch bigint, assigned_agent_id text, assigned_incarnation bigint, assigned_action text,
-        offered_until timestamptz, deliver_at timestamptz, deliveries integer,
-        resource_domain text, platform_resource_id text, platform_metadata text, endpoint json,
-        attempt integer, attempts_used integer, not_before timestamptz, held_back_until timestamptz,
-        domain_lost boolean, offers_lapsed integer, avoid_agent text, avoid_until timestamptz,
-        phase_deadline_at timestamptz, start_timeout_seconds double precision,
-        terminate_timeout_seconds double precision, idle_timeout_seconds double precision,
-        grace_seconds double precision, delete_data boolean, failure json, termination_reason text,
-        updated_at timestamptz, queued_at timestamptz, started_at timestamptz, ended_at timestamptz,
-        version bigint, handing_over boolean,
-        reserved_for text, reserved_until timestamptz,
-        first_started_at timestamptz, check_at timestamptz,
-        start_domain text, migrating_from_pool text, migrating_from_domain text,
-        start_metadata text, stopping_attempt integer, stopping_lease_until timestamptz",
         // What a session has of its pool follows it there.
         "agent_pool = c.agent_pool,
         platform = CASE WHEN s.agent_pool = c.agent_pool THEN s.platform
@@ -46,7 +28,7 @@ pub static ALL: LazyLock<String> = LazyLock::new(|| {
         assigned_incarnation = c.assigned_incarnation, assigned_action = c.assigned_action,
         offered_until = c.offered_until, deliver_at = c.deliver_at, deliveries = c.deliveries,
         resource_domain = c.resource_domain, platform_resource_id = c.platform_resource_id,
-        platform_metadata = c.platform_metadata::json, endpoint = c.endpoint,
+        platform_metadata = c.platform_metadata, endpoint = c.endpoint,
         attempt = c.attempt, attempts_used = c.attempts_used, not_before = c.not_before,
         held_back_until = c.held_back_until, domain_lost = c.domain_lost,
         offers_lapsed = c.offers_lapsed, avoid_agent = c.avoid_agent, avoid_until = c.avoid_until,
@@ -62,7 +44,7 @@ pub static ALL: LazyLock<String> = LazyLock::new(|| {
         first_started_at = c.first_started_at,
         start_domain = c.start_domain,
         migrating_from_pool = c.migrating_from_pool, migrating_from_domain = c.migrating_from_domain,
-        start_metadata = c.start_metadata::json,
+        start_metadata = c.start_metadata,
         stopping_attempt = c.stopping_attempt, stopping_lease_until = c.stopping_lease_until",
     )
 });
@@ -70,20 +52,12 @@ pub static ALL: LazyLock<String> = LazyLock::new(|| {
 /// The text of `write.sql` for a [`Few`].
 pub static FEW: LazyLock<String> = LazyLock::new(|| {
     text(
-        "id uuid, was_version bigint, was_lease_epoch bigint, was_agent text,
-        state text, observed_generation bigint, lease_epoch bigint,
-        assigned_agent_id text, assigned_incarnation bigint, assigned_action text,
-        offered_until timestamptz, deliver_at timestamptz, deliveries integer,
-        resource_domain text, platform_resource_id text, platform_metadata text, endpoint json,
-        offers_lapsed integer, phase_deadline_at timestamptz,
-        updated_at timestamptz, started_at timestamptz, first_started_at timestamptz,
-        version bigint, check_at timestamptz",
         "state = c.state, observed_generation = c.observed_generation, lease_epoch = c.lease_epoch,
         assigned_agent_id = c.assigned_agent_id, assigned_incarnation = c.assigned_incarnation,
         assigned_action = c.assigned_action, offered_until = c.offered_until,
         deliver_at = c.deliver_at, deliveries = c.deliveries,
         resource_domain = c.resource_domain, platform_resource_id = c.platform_resource_id,
-        platform_metadata = coalesce(c.platform_metadata::json, s.platform_metadata), endpoint = c.endpoint,
+        platform_metadata = coalesce(c.platform_metadata, s.platform_metadata), endpoint = c.endpoint,
         offers_lapsed = c.offers_lapsed, phase_deadline_at = c.phase_deadline_at,
         updated_at = c.updated_at, started_at = c.started_at, first_started_at = c.first_started_at,
         version = c.version",
@@ -92,9 +66,7 @@ pub static FEW: LazyLock<String> = LazyLock::new(|| {
 
 /// What of `write.sql` changes the counters of agents, alone and by name; its one argument is `$1`.
 pub static COUNT: LazyLock<String> = LazyLock::new(|| {
-    let effects =
-        "json_to_recordset($1) AS e (agent text, slots integer, lapsed integer, accepted boolean)";
-    let by_name = count(effects, "a.name = ANY (ARRAY[e.agent])");
+    let by_name = count("unnest((SELECT $1)) AS e", "a.name = ANY (ARRAY[e.agent])");
     format!("-- sessions::count\n{by_name}")
 });
 
@@ -105,9 +77,8 @@ pub fn texts() -> [&'static str; 3] {
     [&ALL, &FEW, &COUNT]
 }
 
-fn text(columns: &str, set: &str) -> String {
+fn text(set: &str) -> String {
     include_str!("write.sql")
-        .replace("{columns}", columns)
         .replace("{set}", set)
         .replace("{count}", &count("effects AS e", "a.ctid = e.place"))
 }
@@ -119,46 +90,30 @@ fn count(effects: &str, found: &str) -> String {
 }
 
 /// What claims and reports change of most sessions.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct Few<'a> {
-    id: Uuid,
-    state: SessionState,
-    observed_generation: i64,
-    lease_epoch: i64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    assigned_agent_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    assigned_incarnation: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    assigned_action: Option<Action>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    offered_until: Option<DateTime<Utc>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    deliver_at: Option<DateTime<Utc>>,
-    deliveries: i32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    resource_domain: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    platform_resource_id: Option<&'a str>,
+    pub(super) id: Uuid,
+    pub(super) state: SessionState,
+    pub(super) observed_generation: i64,
+    pub(super) lease_epoch: i64,
+    pub(super) assigned_agent_id: Option<&'a str>,
+    pub(super) assigned_incarnation: Option<i64>,
+    pub(super) assigned_action: Option<Action>,
+    pub(super) offered_until: Option<DateTime<Utc>>,
+    pub(super) deliver_at: Option<DateTime<Utc>>,
+    pub(super) deliveries: i32,
+    pub(super) resource_domain: Option<&'a str>,
+    pub(super) platform_resource_id: Option<&'a str>,
     /// Left out where it is as before: it may be large.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    platform_metadata: Option<Text<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    endpoint: Option<&'a Endpoint>,
-    offers_lapsed: i32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    phase_deadline_at: Option<DateTime<Utc>>,
-    updated_at: DateTime<Utc>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    started_at: Option<DateTime<Utc>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    first_started_at: Option<DateTime<Utc>>,
-    version: i64,
+    pub(super) platform_metadata: Option<&'a RawJson>,
+    pub(super) endpoint: Option<&'a Endpoint>,
+    pub(super) offers_lapsed: i32,
+    pub(super) phase_deadline_at: Option<DateTime<Utc>>,
+    pub(super) updated_at: DateTime<Utc>,
+    pub(super) started_at: Option<DateTime<Utc>>,
+    pub(super) first_started_at: Option<DateTime<Utc>>,
+    pub(super) version: i64,
 }
-
-#[derive(Debug, Serialize)]
-#[serde(transparent)]
-struct Text<'a>(#[serde(serialize_with = "as_text")] &'a RawJson);
 
 impl<'a> Few<'a> {
     /// The change from `before` to `row`, if nothing but the few has changed.
@@ -277,7 +232,7 @@ impl<'a> Few<'a> {
             deliveries: *deliveries,
             resource_domain: resource_domain.as_deref(),
             platform_resource_id: platform_resource_id.as_deref(),
-            platform_metadata: metadata_is_new.then_some(Text(platform_metadata)),
+            platform_metadata: metadata_is_new.then_some(platform_metadata),
             endpoint: endpoint.as_ref(),
             offers_lapsed: *offers_lapsed,
             phase_deadline_at: *phase_deadline_at,

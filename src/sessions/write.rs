@@ -3,26 +3,28 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use diesel::sql_types::{Array, BigInt, Json, Text, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Text, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
-use serde::Serialize;
 use uuid::Uuid;
 
+use super::args::{
+    ArgAgent, ArgLeftover, ArgLedgerChanged, ArgLedgerOpened, ArgLostHold, ArgSession, ArgSessionFew,
+};
 use super::draft::{AgentEffect, Draft, Was};
 use super::shape::{self, Few};
 use crate::error::{Error, Result};
-use crate::store::{AsJson, Conn, Statement};
+use crate::events::ArgEvent;
+use crate::store::{Conn, Statement};
 use crate::wakeups::Hints;
 use crate::{commands, shares};
 
-#[derive(Debug, Serialize)]
-struct ChangedRow<'a, R> {
-    #[serde(flatten)]
-    was: &'a Was,
-    #[serde(flatten)]
-    row: R,
+/// A row that has changed, and what it was.
+#[derive(Debug)]
+pub(super) struct ChangedRow<'a, R> {
+    pub(super) was: &'a Was,
+    pub(super) row: R,
     /// When its limits are to be looked at, where that has changed.
-    check_at: Option<DateTime<Utc>>,
+    pub(super) check_at: Option<DateTime<Utc>>,
 }
 
 impl<'a, R> ChangedRow<'a, R> {
@@ -36,12 +38,12 @@ impl<'a, R> ChangedRow<'a, R> {
 }
 
 /// What changes of an agent's counters.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default)]
 pub(super) struct AgentChange<'a> {
-    agent: &'a str,
-    slots: i32,
-    lapsed: i32,
-    accepted: bool,
+    pub(super) agent: &'a str,
+    pub(super) slots: i32,
+    pub(super) lapsed: i32,
+    pub(super) accepted: bool,
 }
 
 #[derive(diesel::QueryableByName)]
@@ -79,20 +81,21 @@ pub async fn write(conn: &mut Conn, drafts: &[Draft]) -> Result<Hints> {
         .map(|draft| Some(ChangedRow::of(draft, Few::of(&draft.before, &draft.row)?)))
         .collect();
     let statement = match few {
-        Some(rows) => Statement::new(shape::FEW.as_str()).bind::<Json, _>(AsJson(rows)),
+        Some(rows) => Statement::new(shape::FEW.as_str()).bind::<Array<ArgSessionFew>, _>(rows),
         None => {
             let rows = drafts.iter().map(|draft| ChangedRow::of(draft, &draft.row));
-            Statement::new(shape::ALL.as_str()).bind::<Json, _>(AsJson(rows.collect::<Vec<_>>()))
+            let rows: Vec<_> = rows.collect();
+            Statement::new(shape::ALL.as_str()).bind::<Array<ArgSession>, _>(rows)
         }
     };
     let mut of_agents = agent_changes(&drafts);
     let count = statement
-        .bind::<Json, _>(AsJson(&of_agents))
-        .bind::<Json, _>(AsJson(events))
-        .bind::<Json, _>(AsJson(opened))
-        .bind::<Json, _>(AsJson(changed))
-        .bind::<Json, _>(AsJson(leftovers))
-        .bind::<Json, _>(AsJson(lost))
+        .bind::<Array<ArgAgent>, _>(&of_agents)
+        .bind::<Array<ArgEvent>, _>(events)
+        .bind::<Array<ArgLedgerOpened>, _>(opened)
+        .bind::<Array<ArgLedgerChanged>, _>(changed)
+        .bind::<Array<ArgLeftover>, _>(leftovers)
+        .bind::<Array<ArgLostHold>, _>(lost)
         .get_result::<Count>(conn)
         .await?;
     if usize::try_from(count.written) != Ok(drafts.len()) {
@@ -106,7 +109,7 @@ pub async fn write(conn: &mut Conn, drafts: &[Draft]) -> Result<Hints> {
     if !of_agents.is_empty() {
         // This one begins now, and sees what the first one had to wait for.
         Statement::new(shape::COUNT.as_str())
-            .bind::<Json, _>(AsJson(of_agents))
+            .bind::<Array<ArgAgent>, _>(of_agents)
             .execute(conn)
             .await?;
     }

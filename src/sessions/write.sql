@@ -2,10 +2,12 @@
 -- Writes changed sessions with all that belongs to the change, in one statement. The rows are
 -- locked by this transaction; the guard is there so that a mistake in that cannot pass unseen. Which
 -- columns are written is said in `shape.rs`: all that may change, or the few that change mostly.
+-- What it is given are arrays of rows (`store/rows.rs`), behind a subquery each, so that the planner expects as many
+-- of them whatever is bound: planning this anew takes as long as running it.
 -- What a batch names is found by `key = ANY (ARRAY[it])`, or by a look for each of it: by a plain `key = it`, a
 -- plan from when a table was known to be empty walks over all of it, for each of the batch.
 WITH changed AS MATERIALIZED (
-    SELECT * FROM json_to_recordset($1) AS c ({columns})
+    SELECT * FROM unnest((SELECT $1)) AS c
 ), written AS (
     UPDATE sessions s SET
         {set}
@@ -25,7 +27,7 @@ WITH changed AS MATERIALIZED (
     -- With the newest version of each agent, found from there back: while an old transaction is open anywhere,
     -- each change of its counters leaves one for good.
     SELECT e.*, f.place
-    FROM json_to_recordset($2) AS e (agent text, slots integer, lapsed integer, accepted boolean)
+    FROM unnest((SELECT $2)) AS e
     CROSS JOIN LATERAL (
         SELECT b.ctid AS place FROM agents b
         WHERE b.name >= e.agent AND b.name <= e.agent
@@ -40,38 +42,33 @@ WITH changed AS MATERIALIZED (
     SELECT (SELECT nextval('events_batch_seq')), ordinality - 1,
         kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
         actor_type, actor_name, from_value, to_value, reason, data
-    FROM ROWS FROM (json_to_recordset($3) AS (kind text, at timestamptz, pool text, owner text,
-        session_id uuid, agent text, incarnation bigint, lease_epoch bigint, generation bigint, actor_type text,
-        actor_name text, from_value text, to_value text, reason text, data jsonb)) WITH ORDINALITY AS e
+    FROM unnest((SELECT $3)) WITH ORDINALITY AS e
     RETURNING batch
 ), waiting AS (
     INSERT INTO event_inbox (batch, events) SELECT min(t.batch), count(*) FROM told t HAVING count(*) > 0
+), begun AS MATERIALIZED (
+    SELECT * FROM unnest((SELECT $4)) AS l
 ), opened AS (
     INSERT INTO lease_ledger (session_id, lease_epoch, agent, incarnation, action, offered_at, accepted_at)
-    SELECT * FROM json_to_recordset($4) AS l (session_id uuid, lease_epoch bigint, agent text,
-        incarnation bigint, action text, offered_at timestamptz, accepted_at timestamptz)
+    SELECT * FROM begun
 ), forgotten AS (
     -- Given to it anew, it is not lost to it any more.
-    DELETE FROM lost_holds l USING json_to_recordset($4) AS o (session_id uuid, agent text)
+    DELETE FROM lost_holds l USING begun o
     WHERE l.agent = ANY (ARRAY[o.agent]) AND l.session_id = ANY (ARRAY[o.session_id])
 ), closed AS (
     UPDATE lease_ledger l SET
         accepted_at = coalesce(c.accepted_at, l.accepted_at),
         ended_at = c.ended_at,
         end_reason = c.end_reason
-    FROM json_to_recordset($5) AS c (session_id uuid, lease_epoch bigint, accepted_at timestamptz,
-        ended_at timestamptz, end_reason text)
+    FROM unnest((SELECT $5)) AS c
     WHERE l.session_id = ANY (ARRAY[c.session_id]) AND l.lease_epoch = ANY (ARRAY[c.lease_epoch])
 ), left_over AS (
     INSERT INTO leftovers (pool, resource_domain, session_id, attempt, platform_resource_id,
         platform_metadata, reason)
-    SELECT pool, resource_domain, session_id, attempt, platform_resource_id, platform_metadata::json, reason
-    FROM json_to_recordset($6) AS l (pool text, resource_domain text, session_id uuid,
-        attempt integer, platform_resource_id text, platform_metadata text, reason text)
+    SELECT * FROM unnest((SELECT $6)) AS l
 ), lost AS (
     INSERT INTO lost_holds (agent, incarnation, session_id, lease_epoch, lease_expires_at)
-    SELECT * FROM json_to_recordset($7) AS l (agent text, incarnation bigint, session_id uuid,
-        lease_epoch bigint, lease_expires_at timestamptz)
+    SELECT * FROM unnest((SELECT $7)) AS l
     ON CONFLICT (agent, session_id) DO UPDATE SET incarnation = excluded.incarnation,
         lease_epoch = excluded.lease_epoch, lease_expires_at = excluded.lease_expires_at
 ), limited AS (

@@ -99,7 +99,7 @@ impl From<JsonText> for RawJson {
     }
 }
 
-/// What is serialized into one JSON parameter of a statement.
+/// What is serialized into JSON: a parameter of a statement, or a column of a row that is one.
 #[derive(Debug)]
 pub struct AsJson<T>(pub T);
 
@@ -108,6 +108,19 @@ impl<T: serde::Serialize + std::fmt::Debug> ToSql<Json, Pg> for AsJson<T> {
         serde_json::to_writer(out, &self.0)?;
         Ok(IsNull::No)
     }
+}
+
+impl<T: serde::Serialize + std::fmt::Debug> ToSql<Jsonb, Pg> for AsJson<T> {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
+        jsonb(&self.0, out)
+    }
+}
+
+fn jsonb(value: &impl serde::Serialize, out: &mut Output<'_, '_, Pg>) -> serialize::Result {
+    // The first byte is the version of jsonb's binary form.
+    out.write_all(&[1])?;
+    serde_json::to_writer(out, value)?;
+    Ok(IsNull::No)
 }
 
 /// Labels in a `jsonb` column.
@@ -124,10 +137,7 @@ impl FromSql<Jsonb, Pg> for LabelsColumn {
 
 impl ToSql<Jsonb, Pg> for LabelsColumn {
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
-        // The first byte is the version of jsonb's binary form.
-        out.write_all(&[1])?;
-        serde_json::to_writer(out, &self.0)?;
-        Ok(IsNull::No)
+        jsonb(&self.0, out)
     }
 }
 
