@@ -205,8 +205,8 @@ async fn assert_plans(client: &Client, when: &str) {
         for limit in ["1", "16", "256", "1000"] {
             let filled = |text: &str| text.replace("{columns}", "s.*").replace("{limit}", limit);
             let start = filled(PICK_START);
-            let values = format!("'p', '{RANGES}', '{{a1,a2}}', '{{}}'");
-            let types = "text, json, text[], uuid[]";
+            let values = format!("'p', '{RANGES}', '{{a1,a2}}', '{{}}', {limit}");
+            let types = "text, json, text[], uuid[], bigint";
             let start = plan(client, types, &start, &values, generic).await;
             assert_in_order(&start, "sessions_start_queue", &when);
             let domain = filled(PICK_DOMAIN);

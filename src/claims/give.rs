@@ -5,7 +5,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use diesel::sql_types::{Array, Text, Timestamptz};
-use diesel_async::RunQueryDsl;
 use lessor_protocol::{Action, Assignment};
 use uuid::Uuid;
 
@@ -62,11 +61,10 @@ impl Given {
             return Ok(());
         }
         let text = sessions::with_columns(include_str!("pick_held.sql"));
-        let rows: Vec<SessionRow> = Statement::new(&text)
+        let statement = Statement::new(&text)
             .bind::<Array<Text>, _>(names.clone())
-            .bind::<Timestamptz, _>(round.due_from.unwrap_or(DateTime::UNIX_EPOCH))
-            .load(conn)
-            .await?;
+            .bind::<Timestamptz, _>(round.due_from.unwrap_or(DateTime::UNIX_EPOCH));
+        let rows = sessions::load(conn, statement).await?;
         let mut left_out: HashSet<String> = HashSet::new();
         if rows.len() >= MAX_PICKED {
             left_out.extend(names.iter().cloned());
@@ -133,13 +131,12 @@ impl Given {
         let text = sessions::with_columns(include_str!("pick_domain.sql"))
             .replace("{limit}", &limit.to_string());
         let kinds: Vec<&str> = DOMAIN_WORK.iter().map(|(work, _, _)| *work).collect();
-        let rows: Vec<SessionRow> = Statement::new(&text)
+        let statement = Statement::new(&text)
             .bind::<Text, _>(round.pool.clone())
             .bind::<Array<Text>, _>(round.domains.iter().cloned().collect::<Vec<_>>())
             .bind::<Array<Text>, _>(kinds)
-            .bind::<Array<Text>, _>(names)
-            .load(conn)
-            .await?;
+            .bind::<Array<Text>, _>(names);
+        let rows = sessions::load(conn, statement).await?;
         let items: Vec<Item> = rows.iter().map(|row| item(row, ctx.now, true)).collect();
         // As much as was asked for: there may be more behind it.
         let mut found: HashMap<&str, usize> = HashMap::new();

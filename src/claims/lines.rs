@@ -3,8 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
-use diesel::sql_types::{Array, Json, Text, Uuid as SqlUuid};
-use diesel_async::RunQueryDsl;
+use diesel::sql_types::{Array, BigInt, Json, Nullable, Text, Uuid as SqlUuid};
 use lessor_protocol::Labels;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -254,22 +253,28 @@ impl Lines {
             tiers = BTreeSet::from([largest]);
         }
         for limit in tiers {
-            let of_tier: Vec<usize> = asks
+            let in_tier: Vec<&(usize, usize)> = asks
                 .iter()
                 .filter(|(_, most)| at_once || tier(*most) == limit)
-                .map(|(index, _)| *index)
                 .collect();
+            let of_tier: Vec<usize> = in_tier.iter().map(|(index, _)| *index).collect();
+            // Of one queue, as many as are asked for, and one more, which says that there is more, where the
+            // literal has room for it.
+            let (enough, at_most) = match *in_tier {
+                [(_, most)] => ((most + 1).min(limit), i64::try_from(most + 1).ok()),
+                _ => (limit, None),
+            };
             let queues = of_tier.iter().map(|index| &self.lines[*index].queue);
             let parts: Vec<Part<'_>> = queues.flat_map(|queue| self.parts(round, queue)).collect();
             let text = sessions::with_columns(include_str!("pick_start.sql"))
                 .replace("{limit}", &limit.to_string());
-            let rows: Vec<SessionRow> = Statement::new(&text)
+            let statement = Statement::new(&text)
                 .bind::<Text, _>(round.pool.clone())
                 .bind::<Json, _>(AsJson(parts))
                 .bind::<Array<Text>, _>(avoiding.to_vec())
                 .bind::<Array<SqlUuid>, _>(self.picked.clone())
-                .load(conn)
-                .await?;
+                .bind::<Nullable<BigInt>, _>(at_most);
+            let rows = sessions::load(conn, statement).await?;
             let mut picked: HashMap<usize, usize> = HashMap::new();
             for row in rows {
                 self.picked.push(row.id);
@@ -287,7 +292,7 @@ impl Lines {
             }
             for index in of_tier {
                 let count = picked.get(&index).copied().unwrap_or(0);
-                self.lines[index].exhausted |= count < limit;
+                self.lines[index].exhausted |= count < enough;
             }
         }
         Ok(())

@@ -2,7 +2,8 @@
 -- The heads of some queues of starts: sessions that any agent of the pool may start, by selector and
 -- owner. The limit is a literal, since a parameter would make the planner expect a tenth of the
 -- table; the order is by columns that only the queues' index has. Each is read from where it goes on, as
--- far as that is known (`claims::watermark`): in ranges, each of which begins at a place of the index.
+-- far as that is known (`claims::watermark`): in ranges, each of which begins at a place of the index. Of one
+-- queue no more are locked than $5.
 SELECT {columns}
 FROM json_to_recordset($2) AS q (key text, owner text, from_rank smallint, from_at timestamptz, to_rank smallint)
 CROSS JOIN LATERAL (
@@ -16,3 +17,4 @@ CROSS JOIN LATERAL (
     LIMIT {limit}
     FOR UPDATE SKIP LOCKED
 ) s
+LIMIT $5

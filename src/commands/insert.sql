@@ -2,7 +2,7 @@
 WITH told AS (
     INSERT INTO events (kind, at, pool, owner, session_id, generation, actor_type, actor_name, to_value, data)
     SELECT kind, at, pool, owner, session_id, generation, actor_type, actor_name, to_value, data
-    FROM unnest((SELECT $2)) AS e
+    FROM unnest((SELECT $2::arg_event[])) AS e
     RETURNING batch
 ), waiting AS (
     INSERT INTO event_inbox (batch) SELECT t.batch FROM told t

@@ -166,10 +166,8 @@ pub async fn list(
 /// When the database refuses.
 pub async fn pick(conn: &mut Conn, agents: &[String]) -> Result<Vec<SessionRow>> {
     let text = sessions::with_columns(include_str!("pick.sql"));
-    Ok(Statement::new(&text)
-        .bind::<Array<Text>, _>(agents.to_vec())
-        .load(conn)
-        .await?)
+    let statement = Statement::new(text).bind::<Array<Text>, _>(agents);
+    sessions::load(conn, statement).await
 }
 
 /// What is to be told of sessions that are locked, oldest first.

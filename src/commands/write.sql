@@ -19,7 +19,7 @@ WITH changed AS MATERIALIZED (
         actor_type, actor_name, from_value, to_value, reason, data)
     SELECT kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
         actor_type, actor_name, from_value, to_value, reason, data
-    FROM unnest((SELECT $2)) WITH ORDINALITY AS e
+    FROM unnest((SELECT $2::arg_event[])) WITH ORDINALITY AS e
     ORDER BY ordinality
     RETURNING batch
 ), waiting AS (

@@ -14,7 +14,7 @@ WITH homes AS MATERIALIZED (
     ) p
 ), asked AS MATERIALIZED (
     SELECT s.*, h.platform AS home_platform, h.region AS home_region
-    FROM unnest((SELECT $1)) WITH ORDINALITY AS s
+    FROM unnest((SELECT $1::arg_new_session[])) WITH ORDINALITY AS s
     JOIN homes h ON h.name = s.agent_pool AND h.platform = coalesce(s.asked_platform, h.platform)
         AND h.region IS NOT DISTINCT FROM coalesce(s.asked_region, h.region)
 ), made AS (
@@ -41,7 +41,7 @@ WITH homes AS MATERIALIZED (
     SELECT (SELECT nextval('events_batch_seq')), row_number() OVER (ORDER BY e.ordinality) - 1,
         e.kind, now(), e.pool, e.owner, e.session_id, e.agent, e.incarnation, e.lease_epoch, e.generation,
         e.actor_type, e.actor_name, e.from_value, e.to_value, e.reason, e.data
-    FROM unnest((SELECT $2)) WITH ORDINALITY AS e
+    FROM unnest((SELECT $2::arg_event[])) WITH ORDINALITY AS e
     -- Not a join, which would compare each with each.
     WHERE (e.session_id IN (SELECT m.id FROM made m)) IS TRUE
     RETURNING batch
@@ -49,10 +49,10 @@ WITH homes AS MATERIALIZED (
     INSERT INTO event_inbox (batch, events) SELECT min(t.batch), count(*) FROM told t HAVING count(*) > 0
 ), opened AS (
     INSERT INTO lease_ledger (session_id, lease_epoch, agent, incarnation, action, offered_at, accepted_at)
-    SELECT * FROM unnest((SELECT $5)) AS l
+    SELECT * FROM unnest((SELECT $5::arg_ledger_opened[])) AS l
 ), counted AS (
     UPDATE agents a SET slots_used = a.slots_used + t.slots
-    FROM unnest((SELECT $6)) AS t
+    FROM unnest((SELECT $6::arg_agent[])) AS t
     -- By an index or not at all, as in `write.sql`.
     WHERE a.name = ANY (ARRAY[t.agent])
 )

@@ -57,7 +57,8 @@ pub use shape::texts as write_texts;
 pub use state::{DOMAIN_WORK, Next, Reach, Situation, allowed, next};
 // What other rooms lock and read inside their own transactions.
 pub(crate) use store::{
-    by_ids, find, lock, lock_assigned_to, lock_free, now, now_that_all_is_locked, with_columns,
+    by_ids, find, load, lock, lock_assigned_to, lock_free, now, now_that_all_is_locked,
+    with_columns,
 };
 pub(crate) use verbs::lock_with_agent;
 pub use verbs::{delete, get, patch, retry};

@@ -15,6 +15,7 @@ use super::row::SessionRow;
 /// The text of `write.sql` for all columns that may change.
 pub static ALL: LazyLock<String> = LazyLock::new(|| {
     text(
+        "arg_session",
         // What a session has of its pool follows it there.
         "agent_pool = c.agent_pool,
         platform = CASE WHEN s.agent_pool = c.agent_pool THEN s.platform
@@ -52,6 +53,7 @@ pub static ALL: LazyLock<String> = LazyLock::new(|| {
 /// The text of `write.sql` for a [`Few`].
 pub static FEW: LazyLock<String> = LazyLock::new(|| {
     text(
+        "arg_session_few",
         "state = c.state, observed_generation = c.observed_generation, lease_epoch = c.lease_epoch,
         assigned_agent_id = c.assigned_agent_id, assigned_incarnation = c.assigned_incarnation,
         assigned_action = c.assigned_action, offered_until = c.offered_until,
@@ -66,7 +68,10 @@ pub static FEW: LazyLock<String> = LazyLock::new(|| {
 
 /// What of `write.sql` changes the counters of agents, alone and by name; its one argument is `$1`.
 pub static COUNT: LazyLock<String> = LazyLock::new(|| {
-    let by_name = count("unnest((SELECT $1)) AS e", "a.name = ANY (ARRAY[e.agent])");
+    let by_name = count(
+        "unnest((SELECT $1::arg_agent[])) AS e",
+        "a.name = ANY (ARRAY[e.agent])",
+    );
     format!("-- sessions::count\n{by_name}")
 });
 
@@ -77,8 +82,9 @@ pub fn texts() -> [&'static str; 3] {
     [&ALL, &FEW, &COUNT]
 }
 
-fn text(set: &str) -> String {
+fn text(row: &str, set: &str) -> String {
     include_str!("write.sql")
+        .replace("{row}", row)
         .replace("{set}", set)
         .replace("{count}", &count("effects AS e", "a.ctid = e.place"))
 }

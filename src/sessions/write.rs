@@ -8,7 +8,8 @@ use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::args::{
-    ArgAgent, ArgLeftover, ArgLedgerChanged, ArgLedgerOpened, ArgLostHold, ArgSession, ArgSessionFew,
+    ArgAgent, ArgLedgerChanged, ArgLedgerOpened, ArgLeftover, ArgLostHold, ArgSession,
+    ArgSessionFew,
 };
 use super::draft::{AgentEffect, Draft, Was};
 use super::shape::{self, Few};

@@ -7,7 +7,7 @@
 -- What a batch names is found by `key = ANY (ARRAY[it])`, or by a look for each of it: by a plain `key = it`, a
 -- plan from when a table was known to be empty walks over all of it, for each of the batch.
 WITH changed AS MATERIALIZED (
-    SELECT * FROM unnest((SELECT $1)) AS c
+    SELECT * FROM unnest((SELECT $1::{row}[])) AS c
 ), written AS (
     UPDATE sessions s SET
         {set}
@@ -27,7 +27,7 @@ WITH changed AS MATERIALIZED (
     -- With the newest version of each agent, found from there back: while an old transaction is open anywhere,
     -- each change of its counters leaves one for good.
     SELECT e.*, f.place
-    FROM unnest((SELECT $2)) AS e
+    FROM unnest((SELECT $2::arg_agent[])) AS e
     CROSS JOIN LATERAL (
         SELECT b.ctid AS place FROM agents b
         WHERE b.name >= e.agent AND b.name <= e.agent
@@ -42,12 +42,12 @@ WITH changed AS MATERIALIZED (
     SELECT (SELECT nextval('events_batch_seq')), ordinality - 1,
         kind, at, pool, owner, session_id, agent, incarnation, lease_epoch, generation,
         actor_type, actor_name, from_value, to_value, reason, data
-    FROM unnest((SELECT $3)) WITH ORDINALITY AS e
+    FROM unnest((SELECT $3::arg_event[])) WITH ORDINALITY AS e
     RETURNING batch
 ), waiting AS (
     INSERT INTO event_inbox (batch, events) SELECT min(t.batch), count(*) FROM told t HAVING count(*) > 0
 ), begun AS MATERIALIZED (
-    SELECT * FROM unnest((SELECT $4)) AS l
+    SELECT * FROM unnest((SELECT $4::arg_ledger_opened[])) AS l
 ), opened AS (
     INSERT INTO lease_ledger (session_id, lease_epoch, agent, incarnation, action, offered_at, accepted_at)
     SELECT * FROM begun
@@ -60,15 +60,15 @@ WITH changed AS MATERIALIZED (
         accepted_at = coalesce(c.accepted_at, l.accepted_at),
         ended_at = c.ended_at,
         end_reason = c.end_reason
-    FROM unnest((SELECT $5)) AS c
+    FROM unnest((SELECT $5::arg_ledger_changed[])) AS c
     WHERE l.session_id = ANY (ARRAY[c.session_id]) AND l.lease_epoch = ANY (ARRAY[c.lease_epoch])
 ), left_over AS (
     INSERT INTO leftovers (pool, resource_domain, session_id, attempt, platform_resource_id,
         platform_metadata, reason)
-    SELECT * FROM unnest((SELECT $6)) AS l
+    SELECT * FROM unnest((SELECT $6::arg_leftover[])) AS l
 ), lost AS (
     INSERT INTO lost_holds (agent, incarnation, session_id, lease_epoch, lease_expires_at)
-    SELECT * FROM unnest((SELECT $7)) AS l
+    SELECT * FROM unnest((SELECT $7::arg_lost_hold[])) AS l
     ON CONFLICT (agent, session_id) DO UPDATE SET incarnation = excluded.incarnation,
         lease_epoch = excluded.lease_epoch, lease_expires_at = excluded.lease_expires_at
 ), limited AS (

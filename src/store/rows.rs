@@ -3,6 +3,23 @@
 //! The server reads such an array about five times as fast as the same rows in JSON, and a single row no
 //! slower. The types are made by a migration and never altered (see there), as what is sent names its columns by
 //! their places: [`ArgRow::COLUMNS`] says which they are, and `tests/plans.rs` compares that with the schema.
+//!
+//! Their numbers differ from one database to the next, and Diesel looks them up only at the price of serializing
+//! everything twice. So none is said: a statement casts its parameter (`$1::arg_event[]`), and PostgreSQL, from 14
+//! on, takes an array whose type it does not know as its header for one of the type that it expects.
+
+use diesel::pg::PgTypeMetadata;
+
+/// A number that no type of PostgreSQL's own has, which it would insist on.
+const OF_NO_TYPE: u32 = u32::MAX;
+
+/// For a parameter: whatever the statement's text says.
+const AS_IN_THE_TEXT: u32 = 0;
+
+/// What Diesel is told of the types of rows, and of their arrays.
+pub fn unnumbered() -> PgTypeMetadata {
+    PgTypeMetadata::new(OF_NO_TYPE, AS_IN_THE_TEXT)
+}
 
 /// What is written as a row of a composite type.
 pub trait ArgRow {
@@ -21,7 +38,7 @@ pub const fn columns_of<T: ArgRow>() -> Columns {
     (T::TYPE, T::COLUMNS)
 }
 
-/// Says how something is written as a row of a composite type: its SQL type, and for each column, in the order of
+/// Says how something is written as a row of a composite type: a name for it in Rust and that in SQL, and for each column, in the order of
 /// the type, what its type and its value are. Up to 64 columns.
 macro_rules! arg_row {
     (
@@ -32,8 +49,13 @@ macro_rules! arg_row {
     ) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, diesel::sql_types::SqlType, diesel::query_builder::QueryId)]
-        #[diesel(postgres_type(name = $name))]
         $visibility struct $sql;
+
+        impl diesel::sql_types::HasSqlType<$sql> for diesel::pg::Pg {
+            fn metadata(_: &mut Self::MetadataLookup) -> diesel::pg::PgTypeMetadata {
+                $crate::store::unnumbered()
+            }
+        }
 
         impl $crate::store::ArgRow for $of {
             const TYPE: &'static str = $name;

@@ -51,6 +51,11 @@ impl<'a> Statement<'a> {
         self
     }
 
+    /// As a query of which the types of the columns are known, so that its rows are read by their places.
+    pub fn typed<Of>(self) -> Fragment<'a, Of> {
+        self.expression()
+    }
+
     /// As an expression of this type in a query; its text then has no name in its first line.
     pub fn expression<Of>(self) -> Fragment<'a, Of> {
         Fragment {
@@ -110,7 +115,7 @@ impl Query for Statement<'_> {
     type SqlType = Untyped;
 }
 
-/// A [`Statement`] that stands in a query as an expression of this type.
+/// A [`Statement`] that stands in a query as an expression of this type, or is a query of it.
 pub struct Fragment<'a, Of> {
     statement: Statement<'a>,
     of: PhantomData<fn() -> Of>,
@@ -125,6 +130,10 @@ impl<Of> QueryFragment<Pg> for Fragment<'_, Of> {
 impl<Of> QueryId for Fragment<'_, Of> {
     type QueryId = ();
     const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl<Of> Query for Fragment<'_, Of> {
+    type SqlType = Of;
 }
 
 impl<Of: SqlType + TypedExpressionType> Expression for Fragment<'_, Of> {
