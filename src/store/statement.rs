@@ -3,7 +3,8 @@
 //! Diesel's own `sql_query` is prepared anew at each call, which costs a round trip and a plan.
 //! A [`Statement`] is cached by its text instead. Its text names parameters as PostgreSQL does,
 //! `$1` to `$9`, in any order and as often as it likes; on the way out they are numbered in the
-//! order in which they stand, since that is what Diesel's builder can do.
+//! order in which they stand, since that is what Diesel's builder can do. In a comment (`--`) they are not
+//! parameters. No text has two dashes in a literal.
 //!
 //! So is a [`Fragment`] of a query that Diesel builds: with one of its `sql` the whole query is prepared anew.
 
@@ -83,7 +84,19 @@ where
 impl QueryFragment<Pg> for Statement<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         let mut rest = self.text.as_ref();
-        while let Some(at) = rest.find('$') {
+        while let Some(at) = rest.find(['$', '-']) {
+            if rest[at..].starts_with('-') {
+                // What a comment says is no parameter; a minus is one character.
+                let end = if rest[at..].starts_with("--") {
+                    rest[at..].find('\n').unwrap_or(rest.len() - at)
+                } else {
+                    1
+                };
+                let (text, after) = rest.split_at(at + end);
+                out.push_sql(text);
+                rest = after;
+                continue;
+            }
             let number = rest[at + 1..]
                 .chars()
                 .next()
@@ -146,4 +159,21 @@ impl<QS, Of: SqlType + TypedExpressionType> SelectableExpression<QS> for Fragmen
 
 impl<G, Of> ValidGrouping<G> for Fragment<'_, Of> {
     type IsAggregate = is_aggregate::Never;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use diesel::sql_types::{Integer, Text};
+
+    #[test]
+    fn parameters_are_numbered_as_they_stand_and_comments_have_none() {
+        let text = "-- room::it\n-- With $1.\nSELECT $2, 3 - $1 - -1 -- or $2\nWHERE $2 = $1 -- $1";
+        let statement = Statement::new(text)
+            .bind::<Integer, _>(7)
+            .bind::<Text, _>("x");
+        let said = diesel::debug_query::<Pg, _>(&statement).to_string();
+        let out = "-- room::it\n-- With $1.\nSELECT $1, 3 - $2 - -1 -- or $2\nWHERE $3 = $4 -- $1";
+        assert_eq!(said, format!("{out} -- binds: [\"x\", 7, \"x\", 7]"));
+    }
 }
