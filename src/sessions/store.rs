@@ -178,3 +178,21 @@ pub async fn ledger(
     }
     Ok(query.load(conn).await?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows are read by their places, so two columns of one type must not stand the other way round.
+    #[test]
+    fn the_columns_stand_in_the_order_of_a_row() {
+        let query = sessions::table.select(SessionRow::as_select());
+        let text = diesel::debug_query::<Pg, _>(&query).to_string();
+        let of_row = text
+            .split_once(" FROM ")
+            .map(|(columns, _)| columns.trim_start_matches("SELECT "))
+            .expect("columns");
+        let of_row = of_row.replace("\"sessions\".", "s.").replace('"', "");
+        assert_eq!(of_row, COLUMNS);
+    }
+}

@@ -38,8 +38,8 @@ pub const fn columns_of<T: ArgRow>() -> Columns {
     (T::TYPE, T::COLUMNS)
 }
 
-/// Says how something is written as a row of a composite type: a name for it in Rust and that in SQL, and for each column, in the order of
-/// the type, what its type and its value are. Up to 64 columns.
+/// Says how something is written as a row of a composite type: a name for the type in Rust and its name in SQL, and
+/// for each column, in the order of the type, what its type and its value are. Up to 64 columns.
 macro_rules! arg_row {
     (
         $(#[$doc:meta])*
