@@ -1217,3 +1217,25 @@ async fn the_last_agent_of_a_domain_ends_what_is_to_end_though_it_is_cordoned() 
     the_books_agree(&server).await;
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_round_locks_one_session_more_than_it_can_give_out_and_leaves_the_others_to_others() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    server.sessions("p", 40).await;
+    let agent = server.agent("a", "p", "d", 20).await;
+    // So that it stops once it has what it gives out.
+    let holder = server.database.client().await;
+    let hold = "BEGIN; LOCK TABLE lease_ledger IN SHARE MODE";
+    holder.batch_execute(hold).await.expect("the ledger");
+    let claim = agent.park(5, 5.0);
+    eventually("the round waits for the ledger", || async {
+        count(&server, WAIT_FOR_LOCKS).await > 0
+    })
+    .await;
+    let free = "SELECT count(*) FROM (SELECT id FROM sessions WHERE state = 'pending' FOR UPDATE SKIP LOCKED) f";
+    assert_eq!(40 - count(&server, free).await, 5 + 1);
+    holder.batch_execute("COMMIT").await.expect("it ends");
+    let claimed = claim.await.expect("the task").expect("it may claim");
+    assert_eq!(claimed.assignments.len(), 5);
+}
