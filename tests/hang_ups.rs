@@ -30,8 +30,36 @@ fn claimed(bytes: &[u8]) -> Option<Claimed> {
     serde_json::from_str(body).ok()
 }
 
+/// How long clients stay at most, in microseconds: as long as it takes about a fifth of them to be answered. On a
+/// machine that is slow at the moment, all would have gone long before anything was offered otherwise.
+struct Patience(AtomicUsize);
+
+impl Patience {
+    const LONGEST: usize = 120_000;
+
+    fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn learn(&self, was_answered: bool) {
+        let now = self.get();
+        let next = if was_answered {
+            now - now / 8
+        } else {
+            now + now / 32
+        };
+        let next = next.clamp(1_000, Self::LONGEST);
+        self.0.store(next, Ordering::Relaxed);
+    }
+}
+
 /// Sends a claim and hangs up after some milliseconds; what had arrived until then.
-async fn claim_and_hang_up(address: &str, agent: &TestAgent, random: &Random) -> Option<Claimed> {
+async fn claim_and_hang_up(
+    address: &str,
+    agent: &TestAgent,
+    random: &Random,
+    longest: &Patience,
+) -> Option<Claimed> {
     let max_sessions = 1 + i32::try_from(random.below(4)).expect("small");
     let wait_seconds = *random.pick(&[0.0, 1.0, 20.0]);
     let body = serde_json::to_string(&agent.claim_body(max_sessions, wait_seconds)).expect("JSON");
@@ -47,7 +75,8 @@ async fn claim_and_hang_up(address: &str, agent: &TestAgent, random: &Random) ->
     }
     let mut stream = TcpStream::connect(address).await.expect("it connects");
     stream.write_all(request.as_bytes()).await.ok()?;
-    let patience = Duration::from_micros(u64::try_from(random.below(30_000)).expect("small"));
+    let patience = u64::try_from(random.below(longest.get())).expect("small");
+    let patience = Duration::from_micros(patience);
     let mut got = Vec::new();
     let mut whole = None;
     // How long a client stays is what is tested here.
@@ -57,6 +86,7 @@ async fn claim_and_hang_up(address: &str, agent: &TestAgent, random: &Random) ->
         }
     })
     .await;
+    longest.learn(whole.is_some());
     whole
 }
 
@@ -79,10 +109,11 @@ async fn no_session_is_lost_or_given_twice_when_clients_hang_up_at_any_point() {
     let agents = Arc::new(agents);
     let address = server.url.trim_start_matches("http://").to_owned();
     let left = Arc::new(AtomicUsize::new(HANG_UPS));
+    let patience = Arc::new(Patience(AtomicUsize::new(30_000)));
     let callers: Vec<_> = (0..CALLERS)
         .map(|_| {
             let (agents, left, address) = (Arc::clone(&agents), Arc::clone(&left), address.clone());
-            let random = random.split();
+            let (random, patience) = (random.split(), Arc::clone(&patience));
             tokio::spawn(async move {
                 let mut seen = Vec::new();
                 let more = || {
@@ -90,7 +121,8 @@ async fn no_session_is_lost_or_given_twice_when_clients_hang_up_at_any_point() {
                 };
                 while more().is_ok() {
                     let agent = random.pick(&agents);
-                    if let Some(claimed) = claim_and_hang_up(&address, agent, &random).await {
+                    let claimed = claim_and_hang_up(&address, agent, &random, &patience).await;
+                    if let Some(claimed) = claimed {
                         for given in claimed.assignments {
                             seen.push((given.session.id, given.lease_epoch, agent.name.clone()));
                         }
