@@ -279,8 +279,7 @@ async fn slots_are_counted_whose_agent_somebody_else_changed_meanwhile() {
     let [_, text, again] = write_texts();
     let write = tokio::spawn(async move {
         let statement = format!(
-            "PREPARE it (arg_session_few[], arg_agent[], arg_event[], arg_ledger_opened[], arg_ledger_changed[],
-                 arg_leftover[], arg_lost_hold[]) AS {text};
+            "PREPARE it AS {text};
              EXECUTE it ('{{}}', '{effects}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}')"
         );
         let rows = client.simple_query(&statement).await.expect("it writes");
@@ -299,7 +298,7 @@ async fn slots_are_counted_whose_agent_somebody_else_changed_meanwhile() {
     let slots = "SELECT sum(slots_used)::bigint FROM agents";
     assert_eq!(count(&server, slots).await, 2);
     let client = server.database.client().await;
-    let text = format!("PREPARE it (arg_agent[]) AS {again}; EXECUTE it ('{effects}')");
+    let text = format!("PREPARE it AS {again}; EXECUTE it ('{effects}')");
     client.batch_execute(&text).await.expect("it counts");
     assert_eq!(count(&server, slots).await, 2 + 3);
 }

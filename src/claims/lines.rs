@@ -253,18 +253,18 @@ impl Lines {
             tiers = BTreeSet::from([largest]);
         }
         for limit in tiers {
-            let in_tier: Vec<&(usize, usize)> = asks
+            let in_tier: Vec<(usize, usize)> = asks
                 .iter()
+                .copied()
                 .filter(|(_, most)| at_once || tier(*most) == limit)
                 .collect();
-            let of_tier: Vec<usize> = in_tier.iter().map(|(index, _)| *index).collect();
             // Of one queue, as many as are asked for, and one more, which says that there is more, where the
             // literal has room for it.
             let (enough, at_most) = match *in_tier {
                 [(_, most)] => ((most + 1).min(limit), i64::try_from(most + 1).ok()),
                 _ => (limit, None),
             };
-            let queues = of_tier.iter().map(|index| &self.lines[*index].queue);
+            let queues = in_tier.iter().map(|(index, _)| &self.lines[*index].queue);
             let parts: Vec<Part<'_>> = queues.flat_map(|queue| self.parts(round, queue)).collect();
             let text = sessions::with_columns(include_str!("pick_start.sql"))
                 .replace("{limit}", &limit.to_string());
@@ -279,7 +279,7 @@ impl Lines {
             for row in rows {
                 self.picked.push(row.id);
                 let owner = row.owner.as_deref().unwrap_or_default();
-                let index = of_tier.iter().copied().find(|index| {
+                let index = in_tier.iter().map(|(index, _)| *index).find(|index| {
                     let queue = &self.lines[*index].queue;
                     self.found.turns.owner(queue.turn) == owner
                         && queue.requires == row.requires
@@ -290,7 +290,7 @@ impl Lines {
                     self.lines[index].heads.push_back(row);
                 }
             }
-            for index in of_tier {
+            for (index, _) in in_tier {
                 let count = picked.get(&index).copied().unwrap_or(0);
                 self.lines[index].exhausted |= count < enough;
             }

@@ -22,7 +22,7 @@ use crate::store::{AsJson, Conn, Statement};
 pub async fn insert(conn: &mut Conn, change: &Change) -> Result<()> {
     Statement::new(include_str!("insert.sql"))
         .bind::<Json, _>(AsJson([&change.row]))
-        .bind::<Array<ArgEvent>, _>(change.events.clone())
+        .bind::<Array<ArgEvent>, _>(&change.events)
         .execute(conn)
         .await?;
     count(change);

@@ -7,7 +7,7 @@
 -- in turn.
 -- What it is given are arrays, as in `write.sql`.
 WITH homes AS MATERIALIZED (
-    SELECT p.* FROM unnest((SELECT $3)) AS n
+    SELECT p.* FROM unnest((SELECT $3::text[])) AS n
     CROSS JOIN LATERAL (
         SELECT p.name, p.platform, p.region FROM pools p
         WHERE p.name >= n COLLATE "C" AND p.name <= n COLLATE "C" ORDER BY p.name LIMIT 1

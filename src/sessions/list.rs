@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use diesel::dsl::{AsSelect, SqlTypeOf};
+use diesel::dsl::AsSelect;
 use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
@@ -15,14 +15,14 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::filter::{Coarse, Only, Query, SessionFilter};
-use super::row::SessionRow;
+use super::row::{SessionRow, SqlColumns};
 use crate::app::App;
 use crate::error::Result;
 use crate::store::schema::sessions;
 use crate::store::{AsJson, Conn, Fragment, Statement};
 
 /// What a list selects: sessions, and when each was last used, which is kept elsewhere.
-type Selected = (SqlTypeOf<AsSelect<SessionRow, Pg>>, Nullable<Timestamptz>);
+type Selected = (SqlColumns, Nullable<Timestamptz>);
 
 /// A session as a list has it.
 type Listed = (SessionRow, Option<DateTime<Utc>>);
@@ -35,7 +35,7 @@ fn columns() -> (
     // By the index, whatever was known of the table when this was planned.
     let used = "(SELECT a.last_activity_at FROM session_activity a WHERE a.session_id >= sessions.id \
         AND a.session_id <= sessions.id ORDER BY a.session_id LIMIT 1)";
-    (SessionRow::as_select(), Statement::new(used).expression())
+    (SessionRow::as_select(), Statement::new(used).typed())
 }
 
 /// Which of some labels the fewest sessions have.
@@ -143,8 +143,8 @@ fn by_one(only: Only, after: Option<Position>, limit: i64) -> Option<Query<Selec
             let condition = Statement::new(text)
                 .bind::<Text, _>(value)
                 .bind::<SqlUuid, _>(before)
-                .expression::<Bool>();
-            let order = Statement::new(format!("sessions.{column} DESC")).expression::<Text>();
+                .typed::<Bool>();
+            let order = Statement::new(format!("sessions.{column} DESC")).typed::<Text>();
             query.filter(condition).order((order, newest))
         }
         Only::States(states) => {
@@ -153,7 +153,7 @@ fn by_one(only: Only, after: Option<Position>, limit: i64) -> Option<Query<Selec
                 .bind::<Array<Text>, _>(states)
                 .bind::<SqlUuid, _>(before)
                 .bind::<BigInt, _>(limit)
-                .expression::<Bool>();
+                .typed::<Bool>();
             query.filter(condition).order(newest)
         }
         Only::Label(key, value) => {
@@ -163,7 +163,7 @@ fn by_one(only: Only, after: Option<Position>, limit: i64) -> Option<Query<Selec
                 .bind::<Text, _>(value)
                 .bind::<SqlUuid, _>(before)
                 .bind::<BigInt, _>(limit)
-                .expression::<Bool>();
+                .typed::<Bool>();
             query.filter(condition).order(newest)
         }
         Only::Labels(labels) => {
@@ -172,7 +172,7 @@ fn by_one(only: Only, after: Option<Position>, limit: i64) -> Option<Query<Selec
                 .bind::<Json, _>(AsJson(labels))
                 .bind::<SqlUuid, _>(before)
                 .bind::<BigInt, _>(limit)
-                .expression::<Bool>();
+                .typed::<Bool>();
             query.filter(condition).order(newest)
         }
     })
@@ -204,7 +204,7 @@ fn newest_among(coarse: Coarse, after: Option<Position>, limit: i64) -> Query<Se
         .bind::<Nullable<Text>, _>(coarse.state)
         .bind::<Nullable<Text>, _>(coarse.desired_state)
         .bind::<Nullable<Bool>, _>(coarse.assigned)
-        .expression::<Bool>();
+        .typed::<Bool>();
     sessions::table
         .select(columns())
         .limit(limit)
@@ -232,7 +232,7 @@ fn page(
                 Statement::new("(sessions.created_at, sessions.id) < ($1, $2)")
                     .bind::<Timestamptz, _>(after.created_at)
                     .bind::<SqlUuid, _>(after.id)
-                    .expression::<Bool>(),
+                    .typed::<Bool>(),
             );
         }
     } else {

@@ -1,6 +1,8 @@
 //! A session as its row has it.
 
 use chrono::{DateTime, Utc};
+use diesel::dsl::{AsSelect, SqlTypeOf};
+use diesel::pg::Pg;
 use diesel::prelude::*;
 use lessor_protocol::{
     Action, DesiredState, Endpoint, Failure, IdleAction, Labels, RawJson, RestartPolicy, Session,
@@ -92,6 +94,9 @@ pub struct SessionRow {
     pub stopping_attempt: Option<i32>,
     pub stopping_lease_until: Option<DateTime<Utc>>,
 }
+
+/// The SQL types of its columns, in their order.
+pub(super) type SqlColumns = SqlTypeOf<AsSelect<SessionRow, Pg>>;
 
 impl SessionRow {
     /// What the rules need to know of it.

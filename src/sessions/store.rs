@@ -1,14 +1,12 @@
 //! The SQL of sessions: locking and reading.
 
 use chrono::{DateTime, Utc};
-use diesel::dsl::{AsSelect, SqlTypeOf};
-use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
-use super::row::SessionRow;
+use super::row::{SessionRow, SqlColumns};
 use crate::error::Result;
 use crate::events::{EventRow, LedgerRow};
 use crate::store::schema::{lease_ledger, sessions};
@@ -39,7 +37,7 @@ pub fn with_columns(text: &str) -> String {
 /// # Errors
 /// When the database refuses.
 pub async fn load(conn: &mut Conn, statement: Statement<'_>) -> Result<Vec<SessionRow>> {
-    let statement = statement.typed::<SqlTypeOf<AsSelect<SessionRow, Pg>>>();
+    let statement = statement.typed::<SqlColumns>();
     Ok(statement.load(conn).await?)
 }
 
@@ -187,7 +185,7 @@ mod tests {
     #[test]
     fn the_columns_stand_in_the_order_of_a_row() {
         let query = sessions::table.select(SessionRow::as_select());
-        let text = diesel::debug_query::<Pg, _>(&query).to_string();
+        let text = diesel::debug_query::<diesel::pg::Pg, _>(&query).to_string();
         let of_row = text
             .split_once(" FROM ")
             .map(|(columns, _)| columns.trim_start_matches("SELECT "))

@@ -52,13 +52,9 @@ impl<'a> Statement<'a> {
         self
     }
 
-    /// As a query of which the types of the columns are known, so that its rows are read by their places.
+    /// Of this type: a query whose rows are read by the places of their columns, or an expression in a query, and
+    /// then its text has no name in its first line.
     pub fn typed<Of>(self) -> Fragment<'a, Of> {
-        self.expression()
-    }
-
-    /// As an expression of this type in a query; its text then has no name in its first line.
-    pub fn expression<Of>(self) -> Fragment<'a, Of> {
         Fragment {
             statement: self,
             of: PhantomData,
@@ -83,20 +79,19 @@ where
 
 impl QueryFragment<Pg> for Statement<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        let mut rest = self.text.as_ref();
-        while let Some(at) = rest.find(['$', '-']) {
-            if rest[at..].starts_with('-') {
-                // What a comment says is no parameter; a minus is one character.
-                let end = if rest[at..].starts_with("--") {
-                    rest[at..].find('\n').unwrap_or(rest.len() - at)
-                } else {
-                    1
-                };
-                let (text, after) = rest.split_at(at + end);
-                out.push_sql(text);
-                rest = after;
-                continue;
-            }
+        for line in self.text.split_inclusive('\n') {
+            let (said, comment) = line.split_at(line.find("--").unwrap_or(line.len()));
+            self.say(said, &mut out)?;
+            out.push_sql(comment);
+        }
+        Ok(())
+    }
+}
+
+impl Statement<'_> {
+    /// Text without comments, its parameters in their places.
+    fn say<'b>(&'b self, mut rest: &str, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        while let Some(at) = rest.find('$') {
             let number = rest[at + 1..]
                 .chars()
                 .next()
