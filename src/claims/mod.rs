@@ -173,6 +173,15 @@ pub async fn claim(app: &Arc<App>, agent: &str, claim: Claim) -> Result<Claimed>
                 wait_seconds: claim.wait_seconds,
                 max_sessions: claim.max_sessions,
             };
+            if claim.dropped.is_empty()
+                && claim.command_results.is_empty()
+                && !claim.reports.is_empty()
+            {
+                let (renewal, results) =
+                    reports::take_with_claim(&app, &agent, claim.incarnation, of, claim.reports)
+                        .await?;
+                return Ok((renewal, results, Vec::new()));
+            }
             let renewal = app
                 .renewals
                 .renew(&agent, claim.incarnation, Some(of))

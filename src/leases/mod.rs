@@ -15,5 +15,8 @@ mod restore;
 
 pub use domains::{end_if_domain_is_lost, refresh as refresh_domains, sweep as sweep_lost_domains};
 pub use expiry::{expire, release_orphans};
-pub use renewals::{ClaimOf, PULSE_GAP_SECONDS, Renewal, Renewals, Workers, lease, renew_texts};
+pub use renewals::{
+    Asked, ClaimOf, PULSE_GAP_SECONDS, Renewal, Renewals, Renewed, Workers, lease, renew_free,
+    renew_texts,
+};
 pub use restore::{Fenced, restore_fence};

@@ -8,7 +8,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use diesel::sql_types::{Array, BigInt, Bool, Double, Integer, Nullable, Text, Uuid as SqlUuid};
+use chrono::{DateTime, Utc};
+use diesel::sql_types::{
+    Array, BigInt, Bool, Double, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid,
+};
 use diesel_async::RunQueryDsl;
 use futures_util::FutureExt as _;
 use lessor_protocol::{Lease, Scheduling};
@@ -199,7 +202,7 @@ async fn work(mut queue: mpsc::Receiver<Request>, db: Db, stop: CancellationToke
 }
 
 /// An agent, its incarnation, and what it asks for where it claims.
-type Asked = (String, i64, Option<ClaimOf>);
+pub type Asked = (String, i64, Option<ClaimOf>);
 
 async fn serve(db: &Db, batch: Vec<Request>, beat_pulse: bool) {
     let asked: Vec<Asked> = batch
@@ -280,6 +283,10 @@ struct Row {
     lost: Vec<Uuid>,
     #[diesel(sql_type = Bool)]
     inventory_wanted: bool,
+    #[diesel(sql_type = Bool)]
+    has_let_lapse: bool,
+    #[diesel(sql_type = Timestamptz)]
+    now: DateTime<Utc>,
 }
 
 impl Row {
@@ -306,20 +313,57 @@ impl Row {
     }
 }
 
-/// The text of `renew.sql`, by how what it has locked is found.
-fn renew_text(found: &str) -> String {
-    include_str!("renew.sql").replace("{found}", found)
+/// The text of `renew.sql`, by how what it has locked is found, and what becomes of whom others have locked.
+fn renew_text(found: &str, others: &str) -> String {
+    let text = include_str!("renew.sql");
+    text.replace("{found}", found).replace("{others}", others)
 }
 
-static RENEW: LazyLock<String> = LazyLock::new(|| renew_text("a.ctid = l.place"));
+static RENEW: LazyLock<String> = LazyLock::new(|| renew_text("a.ctid = l.place", ""));
 static RENEW_BY_NAME: LazyLock<String> =
-    LazyLock::new(|| renew_text("a.name = ANY (ARRAY[l.name])"));
+    LazyLock::new(|| renew_text("a.name = ANY (ARRAY[l.name])", ""));
+static RENEW_FREE: LazyLock<String> =
+    LazyLock::new(|| renew_text("a.ctid = l.place", " SKIP LOCKED"));
 
-/// The texts of the statements that renew, so that tests can look at their plans: the first one, and that for
-/// those whom somebody else changed meanwhile.
+/// The texts of the statements that renew, so that tests can look at their plans: the first one, that for
+/// those whom somebody else changed meanwhile, and that for whom nobody else has locked.
 #[must_use]
-pub fn renew_texts() -> [&'static str; 2] {
-    [&RENEW, &RENEW_BY_NAME]
+pub fn renew_texts() -> [&'static str; 3] {
+    [&RENEW, &RENEW_BY_NAME, &RENEW_FREE]
+}
+
+/// An agent that was renewed, and stays locked.
+#[derive(Debug)]
+pub struct Renewed {
+    /// The agent.
+    pub agent: String,
+    /// Its incarnation, which is the one that was asked for.
+    pub incarnation: i64,
+    /// What it is told.
+    pub renewal: Renewal,
+    /// Whether offers to it have lapsed since it took one.
+    pub has_let_lapse: bool,
+    /// When the transaction began.
+    pub now: DateTime<Utc>,
+}
+
+/// Renews, in a transaction of others, the agents of them whom nobody else has locked, each at most once. Who is
+/// not among the answers was not renewed: why not, is found out by asking for it alone.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn renew_free(conn: &mut Conn, asked: &[Asked]) -> Result<Vec<Renewed>> {
+    let rows = renew_by(conn, &RENEW_FREE, asked).await?;
+    let renewed = rows.into_iter().filter(|row| row.renewed).map(|row| {
+        Ok(Renewed {
+            agent: row.agent.clone(),
+            incarnation: row.given,
+            has_let_lapse: row.has_let_lapse,
+            now: row.now,
+            renewal: row.into_renewal()?,
+        })
+    });
+    renewed.collect()
 }
 
 async fn renew(conn: &mut Conn, mut asked: Vec<Asked>) -> Result<Vec<Row>> {

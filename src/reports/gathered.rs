@@ -5,7 +5,7 @@
 //!   looked at, and whoever is left out does it alone, outside of the batches.
 //! - No agent's report can fail another one's: a batch that fails is taken apart.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::agents;
 use crate::error::{Error, Result};
+use crate::leases::{self, Asked, ClaimOf, Renewal};
 use crate::pools;
 use crate::sessions::{self, Assignee, Context, Draft};
 use crate::store::{Conn, Db, Statement};
@@ -28,18 +29,43 @@ pub struct Said {
     pub agent: String,
     /// Its incarnation, as it says.
     pub incarnation: i64,
+    /// What it claims with it.
+    pub claim: Option<ClaimOf>,
     /// Its reports, in their order.
     pub reports: Vec<Report>,
 }
 
-/// What became of one call: the results in the order of its reports, or nothing was taken because
-/// somebody else has one of its sessions in hand.
-pub type Taken = Option<Vec<ReportResult>>;
+/// What became of one call that was taken with others. What is none was not done, because somebody else has
+/// the agent or one of its sessions in hand, and is to be done alone.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// That its lease was renewed, where it claims.
+    pub renewal: Option<Renewal>,
+    /// The results in the order of its reports.
+    pub results: Option<Vec<ReportResult>>,
+}
 
-/// Takes what several agents say. Each call has its own answer, in their order.
-pub async fn take_together(db: &Db, hub: &Hub, calls: Vec<Arc<Said>>) -> Vec<Result<Taken>> {
+/// How the agents of a batch are locked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Lock {
+    /// Whoever has one of them is waited for.
+    Wait,
+    /// Those that nobody else has.
+    Free,
+    /// Those that nobody else has, whose leases are renewed with it: all of them claim.
+    Renew,
+}
+
+/// Takes what several agents say, who claim with it or do not. Each call has its own answer, in their order.
+pub async fn take_together(
+    db: &Db,
+    hub: &Hub,
+    calls: Vec<Arc<Said>>,
+    they_claim: bool,
+) -> Vec<Result<Taken>> {
     let count = calls.len();
-    match take(db, hub, Arc::new(calls), false).await {
+    let lock = if they_claim { Lock::Renew } else { Lock::Free };
+    match take(db, hub, Arc::new(calls), lock).await {
         Ok(taken) => taken,
         Err(Error::DatabaseUnavailable(why)) => {
             let told = std::iter::repeat_with(|| Err(Error::DatabaseUnavailable(why.clone())));
@@ -47,7 +73,9 @@ pub async fn take_together(db: &Db, hub: &Hub, calls: Vec<Arc<Said>>) -> Vec<Res
         }
         Err(error) => {
             tracing::debug!(%error, count, "reports are taken one by one");
-            std::iter::repeat_with(|| Ok(None)).take(count).collect()
+            std::iter::repeat_with(|| Ok(Taken::default()))
+                .take(count)
+                .collect()
         }
     }
 }
@@ -57,9 +85,9 @@ pub async fn take_together(db: &Db, hub: &Hub, calls: Vec<Arc<Said>>) -> Vec<Res
 /// # Errors
 /// `AgentNotRegistered`, `AgentSuperseded`, `LeaseExpired`, `DatabaseUnavailable`.
 pub async fn take_alone(db: &Db, hub: &Hub, call: Arc<Said>) -> Result<Vec<ReportResult>> {
-    let taken = take(db, hub, Arc::new(vec![call]), true).await?;
+    let taken = take(db, hub, Arc::new(vec![call]), Lock::Wait).await?;
     match taken.into_iter().next() {
-        Some(taken) => Ok(taken?.unwrap_or_default()),
+        Some(taken) => Ok(taken?.results.unwrap_or_default()),
         None => Err(Error::Internal("a call has no answer".to_owned())),
     }
 }
@@ -68,12 +96,12 @@ async fn take(
     db: &Db,
     hub: &Hub,
     calls: Arc<Vec<Arc<Said>>>,
-    waits: bool,
+    lock: Lock,
 ) -> Result<Vec<Result<Taken>>> {
     let (taken, hints) = db
         .write_often("reports::take", move |conn| {
             let calls = Arc::clone(&calls);
-            Box::pin(async move { take_in(conn, &calls, waits).await })
+            Box::pin(async move { take_in(conn, &calls, lock).await })
         })
         .await?;
     hub.committed(hints);
@@ -108,18 +136,59 @@ impl Reporter {
     }
 }
 
+/// The agents of a batch, locked, by the order of their names.
+async fn lock_agents(conn: &mut Conn, calls: &[Arc<Said>], lock: Lock) -> Result<Vec<Reporter>> {
+    let names: Vec<String> = calls.iter().map(|call| call.agent.clone()).collect();
+    let others = if lock == Lock::Wait {
+        ""
+    } else {
+        " SKIP LOCKED"
+    };
+    let text = include_str!("lock_agents.sql").replace("{others}", others);
+    Ok(Statement::new(&text)
+        .bind::<Array<Text>, _>(names)
+        .load(conn)
+        .await?)
+}
+
+/// The same of those who claim with it, with what each is told of its lease.
+async fn renew_agents(
+    conn: &mut Conn,
+    calls: &[Arc<Said>],
+) -> Result<(Vec<Reporter>, HashMap<String, Renewal>)> {
+    let mut seen = HashSet::new();
+    let asked: Vec<Asked> = calls
+        .iter()
+        .filter(|call| seen.insert(&call.agent))
+        .map(|call| (call.agent.clone(), call.incarnation, call.claim))
+        .collect();
+    let renewed = leases::renew_free(conn, &asked).await?;
+    let renewed = renewed.into_iter().map(|renewed| {
+        let reporter = Reporter {
+            name: renewed.agent.clone(),
+            pool: renewed.renewal.pool.clone(),
+            resource_domain: renewed.renewal.resource_domain.clone(),
+            incarnation: renewed.incarnation,
+            live: true,
+            has_let_lapse: renewed.has_let_lapse,
+            now: renewed.now,
+        };
+        (reporter, (renewed.agent, renewed.renewal))
+    });
+    Ok(renewed.unzip())
+}
+
 async fn take_in(
     conn: &mut Conn,
     calls: &[Arc<Said>],
-    waits: bool,
+    lock: Lock,
 ) -> Result<(Vec<Result<Taken>>, Hints)> {
-    let names: Vec<String> = calls.iter().map(|call| call.agent.clone()).collect();
-    let others = if waits { "" } else { " SKIP LOCKED" };
-    let text = include_str!("lock_agents.sql").replace("{others}", others);
-    let reporters: Vec<Reporter> = Statement::new(&text)
-        .bind::<Array<Text>, _>(names)
-        .load(conn)
-        .await?;
+    let waits = lock == Lock::Wait;
+    let (reporters, mut renewals) = if lock == Lock::Renew {
+        renew_agents(conn, calls).await?
+    } else {
+        (lock_agents(conn, calls, lock).await?, HashMap::new())
+    };
     let by_name: HashMap<&str, &Reporter> =
         reporters.iter().map(|r| (r.name.as_str(), r)).collect();
     // Before any session is locked for them.
@@ -146,7 +215,7 @@ async fn take_in(
         let reporter = match fenced {
             Ok(reporter) => reporter,
             Err(Error::AgentNotRegistered(_)) if !waits => {
-                taken.push(Ok(None));
+                taken.push(Ok(Taken::default()));
                 continue;
             }
             Err(error) => {
@@ -154,13 +223,22 @@ async fn take_in(
                 continue;
             }
         };
+        let renewal = renewals.remove(&call.agent);
+        if lock == Lock::Renew && renewal.is_none() {
+            // Renewed for an earlier call: an agent is renewed once by a statement.
+            taken.push(Ok(Taken::default()));
+            continue;
+        }
         let has_all = |call: &Said| {
             call.reports
                 .iter()
                 .all(|r| drafts.contains_key(&r.session_id))
         };
         if !waits && !has_all(call) {
-            taken.push(Ok(None));
+            taken.push(Ok(Taken {
+                renewal,
+                results: None,
+            }));
             continue;
         }
         let actor = Actor {
@@ -185,7 +263,10 @@ async fn take_in(
                 judge(&ctx, (&assignee, reporter.has_let_lapse), report, draft)
             })
             .collect();
-        taken.push(Ok(Some(results)));
+        taken.push(Ok(Taken {
+            renewal,
+            results: Some(results),
+        }));
     }
     let drafts: Vec<Draft> = drafts.into_values().collect();
     let hints = sessions::write(conn, &drafts).await?;

@@ -3,7 +3,7 @@
 //! The agent's row is locked first and its lease checked there; each report is then judged by the
 //! pure rules of `sessions`, and what was accepted is written by one statement whose UPDATE checks
 //! assignee and epoch once more. What many agents say at the same time is taken in one transaction
-//! (`gathered.rs`); what one says alone does not wait for others.
+//! (`gathered.rs`), with the leases of those who claim with it; what one says alone does not wait for others.
 
 mod gathered;
 pub mod http;
@@ -14,7 +14,8 @@ use lessor_protocol::{Report, ReportResult};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::leases::{ClaimOf, Renewal};
 use crate::store::{Batches, Db, Gather, Limits};
 use crate::wakeups::Hub;
 use gathered::{Said, Taken};
@@ -36,28 +37,49 @@ const LIMITS: Limits = Limits {
 
 /// Where agents' reports are taken.
 #[derive(Clone, Debug)]
-pub struct Reporting(Gather<Arc<Said>, Taken>);
+pub struct Reporting {
+    /// Those of agents that claim with them.
+    claiming: Gather<Arc<Said>, Taken>,
+    /// All others.
+    others: Gather<Arc<Said>, Taken>,
+}
 
-/// The task behind [`Reporting`].
-pub struct Taking(Batches<Arc<Said>, Taken>);
+/// The tasks behind [`Reporting`].
+pub struct Taking {
+    claiming: Batches<Arc<Said>, Taken>,
+    others: Batches<Arc<Said>, Taken>,
+}
 
 impl Reporting {
-    /// The front, and the task that must be run for it.
+    /// The front, and the tasks that must be run for it.
     #[must_use]
     pub fn new() -> (Self, Taking) {
-        let (gather, batches) = Gather::new(LIMITS);
-        (Self(gather), Taking(batches))
+        let (claiming, of_claiming) = Gather::new(LIMITS);
+        let (others, of_others) = Gather::new(LIMITS);
+        (
+            Self { claiming, others },
+            Taking {
+                claiming: of_claiming,
+                others: of_others,
+            },
+        )
     }
 }
 
 impl Taking {
     /// Takes reports until it is cancelled.
     pub async fn run(self, db: Db, hub: Hub, stop: CancellationToken) {
-        let take = move |calls| {
+        let take = |they_claim| {
             let (db, hub) = (db.clone(), hub.clone());
-            async move { gathered::take_together(&db, &hub, calls).await }
+            move |calls| {
+                let (db, hub) = (db.clone(), hub.clone());
+                async move { gathered::take_together(&db, &hub, calls, they_claim).await }
+            }
         };
-        self.0.run(stop, take).await;
+        tokio::join!(
+            self.claiming.run(stop.clone(), take(true)),
+            self.others.run(stop, take(false)),
+        );
     }
 }
 
@@ -76,14 +98,65 @@ pub async fn take(
     let said = Arc::new(Said {
         agent: agent.to_owned(),
         incarnation,
+        claim: None,
         reports,
     });
     let taken = if said.reports.len() <= MAX_GATHERED {
-        app.reporting.0.submit(Arc::clone(&said)).await?
+        let others = &app.reporting.others;
+        others.submit(Arc::clone(&said)).await?.results
     } else {
         None
     };
-    let results = match taken {
+    or_alone(app, said, taken).await
+}
+
+/// Renews the lease of an agent that claims, and takes the reports that it claims with: in one transaction,
+/// unless somebody else has the agent or one of its sessions in hand.
+///
+/// # Errors
+/// As [`take`]; where that is `DatabaseUnavailable`, the lease may have been renewed all the same.
+pub async fn take_with_claim(
+    app: &Arc<App>,
+    agent: &str,
+    incarnation: i64,
+    claim: ClaimOf,
+    reports: Vec<Report>,
+) -> Result<(Renewal, Vec<ReportResult>)> {
+    let said = Arc::new(Said {
+        agent: agent.to_owned(),
+        incarnation,
+        claim: Some(claim),
+        reports,
+    });
+    let taken = if said.reports.len() <= MAX_GATHERED {
+        app.reporting.claiming.submit(Arc::clone(&said)).await
+    } else {
+        Ok(Taken::default())
+    };
+    let renew = || app.renewals.renew(agent, incarnation, Some(claim));
+    let (renewal, results) = match taken {
+        Ok(Taken { renewal, results }) => (renewal, results),
+        // A lease hangs on nothing but the agent: it has its own connections.
+        Err(error @ Error::DatabaseUnavailable(_)) => {
+            renew().await?;
+            return Err(error);
+        }
+        Err(error) => return Err(error),
+    };
+    let renewal = match renewal {
+        Some(renewal) => renewal,
+        None => renew().await?,
+    };
+    Ok((renewal, or_alone(app, said, results).await?))
+}
+
+/// What became of the reports of a call, which are taken alone if they were not taken with others.
+async fn or_alone(
+    app: &Arc<App>,
+    said: Arc<Said>,
+    results: Option<Vec<ReportResult>>,
+) -> Result<Vec<ReportResult>> {
+    let results = match results {
         Some(results) => results,
         None => gathered::take_alone(&app.db, &app.hub, said).await?,
     };
