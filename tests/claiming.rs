@@ -1239,3 +1239,34 @@ async fn a_round_locks_one_session_more_than_it_can_give_out_and_leaves_the_othe
     let claimed = claim.await.expect("the task").expect("it may claim");
     assert_eq!(claimed.assignments.len(), 5);
 }
+
+#[tokio::test]
+async fn an_agent_that_somebody_else_has_in_hand_does_not_hold_up_all_others() {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    // More than one round looks at. The first is in the first round.
+    let mut polls = Vec::new();
+    for n in 0..300 {
+        let agent = server.agent(&format!("a{n:03}"), "p", "d", 1).await;
+        polls.push(agent.park(1, 30.0));
+    }
+    server.has_parked("p", 300).await;
+    let holder = server.database.client().await;
+    let hold = "BEGIN; SELECT FROM agents WHERE name = 'a000' FOR UPDATE";
+    holder.batch_execute(hold).await.expect("it is locked");
+    server.sessions("p", 400).await;
+    eventually("those of the second round are answered", || async {
+        polls.iter().filter(|poll| poll.is_finished()).count() == 300 - 256
+    })
+    .await;
+    assert_eq!(count(&server, WAIT_FOR_LOCKS).await, 1);
+    holder.batch_execute("COMMIT").await.expect("it ends");
+    let mut given = BTreeSet::new();
+    for poll in polls {
+        let claimed = poll.await.expect("the task").expect("it may claim");
+        let assigned = claimed.assignments.iter();
+        given.extend(assigned.map(|a| (a.session.id, a.session.assigned_agent_id.clone())));
+    }
+    assert_eq!(given.len(), 300);
+    the_books_agree(&server).await;
+}

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use lessor_protocol::{Outcome, ReportedState};
+use lessor_protocol::{Assignment, Claimed, Outcome, ReportedState};
+use tokio::task::JoinHandle;
 
-use crate::support::{TestServer, eventually, report};
+use crate::support::checks::{WAIT_FOR_LOCKS, count};
+use crate::support::{TestAgent, TestServer, eventually, report};
 
 /// What somebody else has locked keeps its own agent waiting, and nobody else, however many there are of
 /// that kind.
@@ -71,4 +73,89 @@ async fn no_agent_waits_for_another_ones_session() {
         assert_eq!(results[0].outcome, Outcome::Accepted);
     }
     server.stop().await;
+}
+
+/// An agent that was offered a session, and accepts it with its next claim.
+async fn offered() -> (TestServer, TestAgent, Assignment) {
+    let server = TestServer::start().await;
+    server.pool("p", |_| {}).await;
+    let agent = server.agent("a", "p", "d", 1).await;
+    server.session("p").await;
+    let given = agent.claim(1, 5.0).await.remove(0);
+    (server, agent, given)
+}
+
+fn claims_with_acceptance(
+    agent: &TestAgent,
+    given: &Assignment,
+) -> JoinHandle<Result<Claimed, lessor_client::Error>> {
+    let (agent, mut body) = (agent.clone(), agent.claim_body(1, 0.0));
+    body.reports = vec![report(given, ReportedState::Starting)];
+    tokio::spawn(async move { agent.client.claim(&agent.name, &body).await })
+}
+
+/// Has something locked until the claim waits for it; how many claims the agent's row knows of then, and at
+/// the end. The report is accepted in any case.
+async fn claims_noted(hold: impl FnOnce(&Assignment) -> String) -> (i64, i64) {
+    const NOTED: &str = "SELECT claim_number FROM agents";
+    let (server, agent, given) = offered().await;
+    let before = count(&server, NOTED).await;
+    let holder = server.database.client().await;
+    let hold = format!("BEGIN; {}", hold(&given));
+    holder.batch_execute(&hold).await.expect("it is locked");
+    let claim = claims_with_acceptance(&agent, &given);
+    eventually("the claim waits", || async {
+        count(&server, WAIT_FOR_LOCKS).await > 0
+    })
+    .await;
+    let waiting = count(&server, NOTED).await;
+    holder.batch_execute("COMMIT").await.expect("it ends");
+    let claimed = claim.await.expect("the task").expect("it may claim");
+    assert_eq!(claimed.results[0].outcome, Outcome::Accepted);
+    let after = count(&server, NOTED).await;
+    (waiting - before, after - before)
+}
+
+#[tokio::test]
+async fn a_claim_with_reports_is_renewed_in_the_transaction_that_takes_them() {
+    let noted = claims_noted(|_| "LOCK TABLE lease_ledger IN SHARE MODE".to_owned()).await;
+    assert_eq!(noted, (0, 1));
+}
+
+#[tokio::test]
+async fn a_claim_whose_session_somebody_else_has_in_hand_is_renewed_before_it_waits_and_once() {
+    let lock = |given: &Assignment| {
+        let id = given.session.id;
+        format!("SELECT FROM sessions WHERE id = '{id}' FOR UPDATE")
+    };
+    assert_eq!(claims_noted(lock).await, (1, 1));
+}
+
+#[tokio::test]
+async fn a_claim_whose_agent_somebody_else_has_in_hand_is_renewed_and_its_report_taken_after_that()
+{
+    let lock = |_: &Assignment| "SELECT FROM agents FOR UPDATE".to_owned();
+    assert_eq!(claims_noted(lock).await, (0, 1));
+}
+
+/// Of one agent's claims the newest goes on, and the reports of each are taken.
+#[tokio::test]
+async fn claims_of_one_agent_at_the_same_time_are_each_renewed() {
+    let (server, agent, given) = offered().await;
+    let claims: Vec<_> = (0..8)
+        .map(|_| claims_with_acceptance(&agent, &given))
+        .collect();
+    let mut answered = 0;
+    for claim in claims {
+        match claim.await.expect("the task") {
+            Ok(claimed) => {
+                assert_eq!(claimed.results[0].outcome, Outcome::Accepted);
+                answered += 1;
+            }
+            Err(error) => assert!(error.to_string().contains("claim_superseded"), "{error}"),
+        }
+    }
+    assert!(answered >= 1);
+    let noted = "SELECT claim_number FROM agents";
+    assert_eq!(count(&server, noted).await, 1 + 8);
 }

@@ -1,6 +1,6 @@
 //! One dispatcher per pool and server: answers parked claims in batches.
 //!
-//! Whatever arrives while a round runs (claims, wake-ups) makes the next one. A new session wakes
+//! Whatever arrives while rounds run (claims, wake-ups) makes the next ones (`rounds.rs`). A new session wakes
 //! the dispatcher once, and the dispatcher looks only at as many agents as there is work for.
 //!
 //! Invariants:
@@ -9,8 +9,7 @@
 //! - A claim that is known to have gone gets nothing; where that is learnt after the commit, the
 //!   offer is taken back at once, if the agent has not claimed since.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use lessor_protocol::Placement;
@@ -19,11 +18,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::dispatch::{Asking, Done, Round, dispatch};
+use super::dispatch::Asking;
 use super::door::{Door, Inside};
 use super::safety::{self, jittered};
 use super::told::Told;
-use super::unoffer;
 use super::waiters::{Answer, Waiter, Waiters};
 use super::watermark::{Check, Watermark};
 use crate::error::Error;
@@ -33,9 +31,6 @@ use crate::wakeups::{Hub, PoolHint, Wake};
 
 /// The most agents that one round locks.
 pub(super) const MAX_ASKING: usize = 256;
-
-/// The most agents of one domain that one round looks at for its work.
-const MAX_PER_DOMAIN: usize = 16;
 
 /// The longest time between two looks at a pool that has waiters, if nothing wakes it; jittered,
 /// so that servers do not look together.
@@ -51,23 +46,23 @@ pub struct Dispatcher {
     /// Agents to look at for anything they may take.
     pub(super) agents: BTreeSet<String>,
     /// Domains to look at on behalf of whoever is parked there.
-    domains: BTreeSet<String>,
+    pub(super) domains: BTreeSet<String>,
     /// How many sessions there are said to be to start.
-    starts: usize,
+    pub(super) starts: usize,
     /// Whether some of those ask for labels, so that many agents are looked at for them.
-    selects: bool,
+    pub(super) selects: bool,
     /// Where the next round begins to look for queues of starts.
-    walk: Walk,
+    pub(super) walk: Walk,
     /// What is remembered of those queues; a round that runs has it.
-    memory: Memory,
-    told: Told,
+    pub(super) memory: Memory,
+    pub(super) told: Told,
     pub(super) watermark: Watermark,
     /// Where what is checked beside the rounds is told, and who waits for it at the end.
     checks: (mpsc::UnboundedSender<Check>, TaskTracker),
     /// Whether claims come together.
     pub(super) company: Company,
-    /// Agents that were looked at since the last wake-up and could not take what there was.
-    tried: BTreeSet<String>,
+    /// Agents that rounds were begun with since the last wake-up.
+    pub(super) tried: HashSet<String>,
     pub(super) safety_at: Instant,
 }
 
@@ -101,7 +96,7 @@ impl Dispatcher {
             watermark: Watermark::new(Instant::now()),
             checks: (check, tasks),
             company: Company::default(),
-            tried: BTreeSet::new(),
+            tried: HashSet::new(),
             safety_at: Instant::now() + jittered(SAFETY),
         };
         (door, dispatcher.run(inside, stop))
@@ -216,13 +211,7 @@ impl Dispatcher {
             self.safety_at = now + jittered(SAFETY);
             self.look_for_missed().await;
         }
-        loop {
-            let round = self.next_round();
-            let Some((round, fresh)) = round else { break };
-            if !self.run_round(round, &fresh).await {
-                break;
-            }
-        }
+        self.run_rounds().await;
         for agent in overdue {
             if let Some(waiter) = self.waiters.take(&agent) {
                 let _ = waiter.reply.send(Ok(Answer::default()));
@@ -289,65 +278,6 @@ impl Dispatcher {
         }
     }
 
-    /// Whom to look at next, and which of them were asked for by name.
-    fn next_round(&mut self) -> Option<(Round, BTreeSet<String>)> {
-        let mut chosen = BTreeSet::new();
-        let mut domains = BTreeSet::new();
-        while chosen.len() < MAX_ASKING
-            && let Some(agent) = self.agents.pop_first()
-        {
-            if !self.waiters.is_there(&agent) {
-                self.waiters.take(&agent);
-                continue;
-            }
-            if let Some(waiter) = self.waiters.get_mut(&agent) {
-                domains.insert(waiter.resource_domain.clone());
-                chosen.insert(agent);
-            }
-        }
-        let fresh = chosen.clone();
-        for domain in std::mem::take(&mut self.domains) {
-            let parked = self.waiters.of_domain(&domain, MAX_PER_DOMAIN, &self.tried);
-            if !parked.is_empty() {
-                domains.insert(domain);
-                chosen.extend(parked);
-            }
-        }
-        let (mut starts, mut selects) = (0, false);
-        if self.starts > 0 && chosen.len() < MAX_ASKING {
-            starts = std::mem::take(&mut self.starts);
-            selects = std::mem::take(&mut self.selects);
-            let most = if selects { MAX_ASKING } else { starts };
-            let most = most.min(MAX_ASKING - chosen.len());
-            let but = chosen.union(&self.tried).cloned().collect();
-            chosen.extend(self.waiters.for_starts(self.placement, most, &but));
-        }
-        if chosen.is_empty() {
-            return None;
-        }
-        let asking = self.asking(&chosen);
-        let limit = asking
-            .iter()
-            .map(|a| a.max_sessions)
-            .sum::<usize>()
-            .min(1_000);
-        Some((
-            Round {
-                pool: self.pool.clone(),
-                due_from: self.told.due_from(&chosen, Instant::now()),
-                asking,
-                domains,
-                limit,
-                starts,
-                walk: self.walk.clone(),
-                memory: std::mem::take(&mut self.memory),
-                around: self.watermark.around(),
-                selects,
-            },
-            fresh,
-        ))
-    }
-
     /// What these agents' claims ask for.
     pub(super) fn asking<'a>(&self, agents: impl IntoIterator<Item = &'a String>) -> Vec<Asking> {
         agents
@@ -360,84 +290,5 @@ impl Dispatcher {
                 max_sessions: w.max_sessions,
             })
             .collect()
-    }
-
-    /// Runs a round and answers; whether another one may follow at once.
-    async fn run_round(&mut self, round: Round, fresh: &BTreeSet<String>) -> bool {
-        let round = Arc::new(round);
-        let done = {
-            let round = Arc::clone(&round);
-            self.db
-                .write_often("claims::dispatch", move |conn| {
-                    let round = Arc::clone(&round);
-                    Box::pin(async move { dispatch(conn, &round).await })
-                })
-                .await
-        };
-        let done = match done {
-            Ok(done) => done,
-            Err(error) => {
-                self.refuse(&round, fresh, &error);
-                return false;
-            }
-        };
-        let gave = done.verdicts.values().any(|v| !v.assignments.is_empty());
-        let Done {
-            verdicts,
-            placement,
-            started,
-            more_starts,
-            unsatisfied,
-            walk,
-            walked,
-            look_again,
-            seen,
-            told,
-            more_domains,
-            hints,
-        } = done;
-        // The transaction is over, so nobody else has it.
-        let mut round = Arc::unwrap_or_clone(round);
-        if look_again {
-            // What was remembered is not all there is: they are looked at again, without it.
-            let asking = round.asking.iter();
-            self.agents
-                .extend(asking.map(|asking| asking.agent.clone()));
-        } else {
-            self.memory = std::mem::take(&mut round.memory);
-            if let Some(walked) = walked {
-                self.memory.keep(walked, Instant::now());
-            }
-        }
-        self.walk = walk;
-        if let (seen, Some(at)) = seen {
-            self.watermark.saw(seen, at);
-            self.told.told(told, at);
-        }
-        self.hub.committed(hints);
-        self.placement = placement.unwrap_or(self.placement);
-        let mut gone = Vec::new();
-        for (agent, verdict) in verdicts {
-            gone.extend(self.settle(&agent, verdict, fresh.contains(&agent)));
-        }
-        for (claim, offered) in gone {
-            unoffer::take_back(&self.db, &self.hub, claim, offered).await;
-        }
-        // More than these agents could take: the others are looked at, each once per wake-up. What
-        // nobody spoke of is not looked for: each session is announced once, and the safety poll
-        // finds what was not.
-        self.tried
-            .extend(round.asking.iter().map(|asking| asking.agent.clone()));
-        // Others may have the labels that these have not; that is looked into where somebody said so.
-        if more_starts || (unsatisfied && round.selects) {
-            let left = round.starts.saturating_sub(started);
-            self.starts = self.starts.max(left);
-            self.selects |= round.selects && left > 0;
-        }
-        // What a domain's agents cannot take (no slot, cordoned, avoided) is not tried on thousands.
-        if gave || self.tried.len() < MAX_ASKING {
-            self.domains.extend(more_domains);
-        }
-        true
     }
 }

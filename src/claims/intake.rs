@@ -1,8 +1,6 @@
 //! A dispatcher takes in what has come: claims, and sessions that are new, on behalf of those who are parked
 //! with it.
 
-use std::collections::BTreeSet;
-
 use tokio::sync::oneshot;
 
 use super::Offered;
@@ -72,8 +70,7 @@ impl Dispatcher {
         let agents = if most == 0 {
             Vec::new()
         } else {
-            self.waiters
-                .for_starts(self.placement, most, &BTreeSet::new())
+            self.waiters.for_starts(self.placement, most, |_| false)
         };
         let asking = self.asking(&agents);
         let room: usize = asking.iter().map(|asking| asking.max_sessions).sum();

@@ -19,6 +19,7 @@ mod intake;
 mod lines;
 mod newcomers;
 mod placement;
+mod rounds;
 mod safety;
 mod starts;
 mod told;

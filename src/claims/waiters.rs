@@ -1,6 +1,6 @@
 //! Parked polls of one pool on this server: in memory, without a transaction or a connection.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use lessor_protocol::{Assignment, Command, Placement, Scheduling};
@@ -150,17 +150,17 @@ impl Waiters {
             .any(|w| w.has_free_slot() && !w.reply.is_closed())
     }
 
-    /// Those with a free slot, in the order in which the pool's placement prefers them.
+    /// Those with a free slot that are not left out, in the order in which the pool's placement prefers them.
     pub fn for_starts(
         &self,
         placement: Placement,
         most: usize,
-        but: &BTreeSet<String>,
+        is_left_out: impl Fn(&str) -> bool,
     ) -> Vec<String> {
         let mut free: Vec<&Waiter> = self
             .by_agent
             .values()
-            .filter(|w| w.has_free_slot() && !w.reply.is_closed() && !but.contains(&w.agent))
+            .filter(|w| w.has_free_slot() && !w.reply.is_closed() && !is_left_out(&w.agent))
             .collect();
         let order = |a: &&Waiter, b: &&Waiter| {
             let by = compare_utilisation((a.slots_used, a.capacity), (b.slots_used, b.capacity));
@@ -182,7 +182,7 @@ impl Waiters {
     }
 
     /// Those of a domain, least utilised first; last those that are given nothing new.
-    pub fn of_domain(&self, domain: &str, most: usize, but: &BTreeSet<String>) -> Vec<String> {
+    pub fn of_domain(&self, domain: &str, most: usize, but: &HashSet<String>) -> Vec<String> {
         let mut found: Vec<&Waiter> = self
             .by_agent
             .values()

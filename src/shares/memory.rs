@@ -120,6 +120,12 @@ impl Memory {
         }
     }
 
+    /// Whether nothing is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.walks.is_empty()
+    }
+
     /// Forgets all.
     pub fn forget(&mut self) {
         self.walks.clear();

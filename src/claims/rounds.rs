@@ -1,0 +1,256 @@
+//! The rounds of a dispatcher: whom each looks at, and what becomes of it.
+//!
+//! One follows the other, and where there is work for many a second one runs beside it: a round waits for the
+//! database most of its time, and may wait for an agent that somebody else has locked.
+//!
+//! Invariants:
+//! - No agent is in two rounds at a time, so each is answered by one.
+//! - What is remembered of queues is one round's. While there is any, rounds follow each other.
+//! - To the database two rounds are as those of two servers.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use tokio::task::{Id, JoinSet};
+use tokio::time::Instant;
+
+use super::dispatch::{Done, Round, dispatch};
+use super::dispatcher::{Dispatcher, MAX_ASKING};
+use super::unoffer;
+use crate::error::{Error, Result};
+use crate::store::Db;
+
+/// The most agents of one domain that one round looks at for its work.
+const MAX_PER_DOMAIN: usize = 16;
+
+/// So many rounds run at the same time at most.
+const AT_ONCE: usize = 2;
+
+/// So many agents or sessions must wait for a round to begin beside another: the next one serves fewer as well,
+/// and with what comes meanwhile.
+const BESIDE: usize = 128;
+
+/// A round, and who of its agents was asked for by name.
+struct Begun {
+    round: Arc<Round>,
+    fresh: BTreeSet<String>,
+}
+
+/// Rounds that run, each in a task of its own.
+#[derive(Default)]
+struct Running {
+    tasks: JoinSet<Result<Done>>,
+    begun: HashMap<Id, Begun>,
+}
+
+impl Running {
+    fn begin(&mut self, db: &Db, (round, fresh): (Round, BTreeSet<String>)) {
+        let (db, round) = (db.clone(), Arc::new(round));
+        let of_task = Arc::clone(&round);
+        let task = self.tasks.spawn(async move {
+            db.write_often("claims::dispatch", |conn| {
+                let round = Arc::clone(&of_task);
+                Box::pin(async move { dispatch(conn, &round).await })
+            })
+            .await
+        });
+        self.begun.insert(task.id(), Begun { round, fresh });
+    }
+
+    /// The next that ends; none where none runs.
+    async fn end(&mut self) -> Option<(Begun, Result<Done>)> {
+        let (id, done) = match self.tasks.join_next_with_id().await? {
+            Ok((id, done)) => (id, done),
+            Err(error) => (error.id(), Err(Error::Internal(error.to_string()))),
+        };
+        self.begun.remove(&id).map(|begun| (begun, done))
+    }
+
+    /// Whether one of them has what is remembered of queues.
+    fn remembers(&self) -> bool {
+        let mut begun = self.begun.values();
+        begun.any(|begun| !begun.round.memory.is_empty())
+    }
+}
+
+impl Dispatcher {
+    /// Runs rounds until nothing is left that could be given to anybody.
+    pub(super) async fn run_rounds(&mut self) {
+        let mut running = Running::default();
+        let mut goes_on = true;
+        loop {
+            while goes_on
+                && self.one_may_begin(&running)
+                && let Some(next) = self.next_round()
+            {
+                running.begin(&self.db, next);
+            }
+            let Some((begun, done)) = running.end().await else {
+                break;
+            };
+            goes_on &= self.settle_round(begun, done).await;
+        }
+    }
+
+    fn one_may_begin(&self, running: &Running) -> bool {
+        let many = self.agents.len().max(self.starts) >= BESIDE;
+        match running.begun.len() {
+            0 => true,
+            count => count < AT_ONCE && many && self.memory.is_empty() && !running.remembers(),
+        }
+    }
+
+    /// Whom to look at next, and which of them were asked for by name.
+    fn next_round(&mut self) -> Option<(Round, BTreeSet<String>)> {
+        let mut chosen = BTreeSet::new();
+        let mut domains = BTreeSet::new();
+        while chosen.len() < MAX_ASKING
+            && let Some(agent) = self.agents.pop_first()
+        {
+            if !self.waiters.is_there(&agent) {
+                self.waiters.take(&agent);
+                continue;
+            }
+            if let Some(waiter) = self.waiters.get_mut(&agent) {
+                domains.insert(waiter.resource_domain.clone());
+                chosen.insert(agent);
+            }
+        }
+        let fresh = chosen.clone();
+        for domain in std::mem::take(&mut self.domains) {
+            let parked = self.waiters.of_domain(&domain, MAX_PER_DOMAIN, &self.tried);
+            if !parked.is_empty() {
+                domains.insert(domain);
+                chosen.extend(parked);
+            }
+        }
+        let looks_for_starts = self.starts > 0 && chosen.len() < MAX_ASKING;
+        if looks_for_starts {
+            let room = MAX_ASKING - chosen.len();
+            let most = if self.selects {
+                room
+            } else {
+                self.starts.min(room)
+            };
+            let is_left_out = |agent: &str| chosen.contains(agent) || self.tried.contains(agent);
+            let free = self.waiters.for_starts(self.placement, most, is_left_out);
+            chosen.extend(free);
+        }
+        if chosen.is_empty() {
+            if looks_for_starts {
+                self.take_starts(usize::MAX);
+            }
+            return None;
+        }
+        self.tried.extend(chosen.iter().cloned());
+        let asking = self.asking(&chosen);
+        let limit = asking
+            .iter()
+            .map(|a| a.max_sessions)
+            .sum::<usize>()
+            .min(1_000);
+        let (starts, selects) = if looks_for_starts {
+            self.take_starts(limit)
+        } else {
+            (0, false)
+        };
+        Some((
+            Round {
+                pool: self.pool.clone(),
+                due_from: self.told.due_from(&chosen, Instant::now()),
+                asking,
+                domains,
+                limit,
+                starts,
+                walk: self.walk.clone(),
+                memory: std::mem::take(&mut self.memory),
+                around: self.watermark.around(),
+                selects,
+            },
+            fresh,
+        ))
+    }
+
+    /// Takes so many of the sessions that there are said to be to start, and whether some ask for labels; the
+    /// others are left.
+    fn take_starts(&mut self, most: usize) -> (usize, bool) {
+        let (starts, selects) = (self.starts.min(most), self.selects);
+        self.starts -= starts;
+        self.selects &= self.starts > 0;
+        (starts, selects)
+    }
+
+    /// What a round has found is told and kept; whether another one may begin.
+    async fn settle_round(&mut self, begun: Begun, done: Result<Done>) -> bool {
+        let Begun { round, fresh } = begun;
+        let done = match done {
+            Ok(done) => done,
+            Err(error) => {
+                self.refuse(&round, &fresh, &error);
+                // Another may have gone past what this one had in hand.
+                self.watermark.forget();
+                return false;
+            }
+        };
+        let gave = done.verdicts.values().any(|v| !v.assignments.is_empty());
+        let Done {
+            verdicts,
+            placement,
+            started,
+            more_starts,
+            unsatisfied,
+            walk,
+            walked,
+            look_again,
+            seen,
+            told,
+            more_domains,
+            hints,
+        } = done;
+        // The transaction is over, so nobody else has it.
+        let mut round = Arc::unwrap_or_clone(round);
+        if look_again {
+            // What was remembered is not all there is: they are looked at again, without it.
+            let asking = round.asking.iter();
+            self.agents
+                .extend(asking.map(|asking| asking.agent.clone()));
+        } else {
+            if !round.memory.is_empty() {
+                self.memory = std::mem::take(&mut round.memory);
+            }
+            if let Some(walked) = walked {
+                self.memory.keep(walked, Instant::now());
+            }
+        }
+        self.walk = walk;
+        if let (seen, Some(at)) = seen {
+            self.watermark.saw(seen, at);
+            self.told.told(told, at);
+        }
+        self.hub.committed(hints);
+        self.placement = placement.unwrap_or(self.placement);
+        let mut gone = Vec::new();
+        for (agent, verdict) in verdicts {
+            gone.extend(self.settle(&agent, verdict, fresh.contains(&agent)));
+        }
+        for (claim, offered) in gone {
+            unoffer::take_back(&self.db, &self.hub, claim, offered).await;
+        }
+        // More than these agents could take: the others are looked at, each once per wake-up. What
+        // nobody spoke of is not looked for: each session is announced once, and the safety poll
+        // finds what was not. Others may have the labels that these have not; that is looked into where somebody said so.
+        if more_starts || (unsatisfied && round.selects) {
+            let left = round.starts.saturating_sub(started);
+            self.starts = self.starts.saturating_add(left);
+            self.selects |= round.selects && self.starts > 0;
+        } else if round.starts > 0 {
+            // There is no more than what a round beside this one has, which will say so.
+            self.take_starts(usize::MAX);
+        }
+        // What a domain's agents cannot take (no slot, cordoned, avoided) is not tried on thousands.
+        if gave || self.tried.len() < MAX_ASKING {
+            self.domains.extend(more_domains);
+        }
+        true
+    }
+}
