@@ -30,6 +30,9 @@ const AT_ONCE: usize = 2;
 /// and with what comes meanwhile.
 const BESIDE: usize = 128;
 
+/// For so many rounds the agents to look at are put in order at once.
+const ROUNDS_AHEAD: usize = 16;
+
 /// A round, and who of its agents was asked for by name.
 struct Begun {
     round: Arc<Round>,
@@ -132,9 +135,8 @@ impl Dispatcher {
             } else {
                 self.starts.min(room)
             };
-            let is_left_out = |agent: &str| chosen.contains(agent) || self.tried.contains(agent);
-            let free = self.waiters.for_starts(self.placement, most, is_left_out);
-            chosen.extend(free);
+            let all = chosen.len() + most;
+            self.choose_for_starts(&mut chosen, all);
         }
         if chosen.is_empty() {
             if looks_for_starts {
@@ -169,6 +171,29 @@ impl Dispatcher {
             },
             fresh,
         ))
+    }
+
+    /// Chooses further agents with a free slot, up to `most` in all. Where there is more to start, more of them are
+    /// put in order than this round takes: to find the best of ten thousand takes as long for each round anew.
+    fn choose_for_starts(&mut self, chosen: &mut BTreeSet<String>, most: usize) {
+        while chosen.len() < most {
+            let Some(agent) = self.in_line.pop_front() else {
+                let rounds = if self.starts > most { ROUNDS_AHEAD } else { 1 };
+                let wanted = rounds * (most - chosen.len());
+                let is_left_out =
+                    |agent: &str| chosen.contains(agent) || self.tried.contains(agent);
+                let waiters = &self.waiters;
+                let free = waiters.for_starts(self.placement, wanted, is_left_out);
+                if free.is_empty() {
+                    return;
+                }
+                self.in_line.extend(free);
+                continue;
+            };
+            if !self.tried.contains(&agent) && self.waiters.could_start(&agent) {
+                chosen.insert(agent);
+            }
+        }
     }
 
     /// Takes so many of the sessions that there are said to be to start, and whether some ask for labels; the

@@ -54,9 +54,12 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    /// Whether it could be given something to start, as far as is known.
-    fn has_free_slot(&self) -> bool {
-        self.is_open() && self.max_sessions > 0 && self.slots_used < self.capacity
+    /// Whether it could be given something to start, and its client is still there, as far as is known.
+    fn could_start(&self) -> bool {
+        self.is_open()
+            && self.max_sessions > 0
+            && self.slots_used < self.capacity
+            && !self.reply.is_closed()
     }
 
     fn is_open(&self) -> bool {
@@ -145,9 +148,12 @@ impl Waiters {
 
     /// Whether anybody has a free slot, as far as is known.
     pub fn any_for_starts(&self) -> bool {
-        self.by_agent
-            .values()
-            .any(|w| w.has_free_slot() && !w.reply.is_closed())
+        self.by_agent.values().any(Waiter::could_start)
+    }
+
+    /// Whether this agent has one, and its client is still there, as far as is known.
+    pub fn could_start(&self, agent: &str) -> bool {
+        self.by_agent.get(agent).is_some_and(Waiter::could_start)
     }
 
     /// Those with a free slot that are not left out, in the order in which the pool's placement prefers them.
@@ -160,7 +166,7 @@ impl Waiters {
         let mut free: Vec<&Waiter> = self
             .by_agent
             .values()
-            .filter(|w| w.has_free_slot() && !w.reply.is_closed() && !is_left_out(&w.agent))
+            .filter(|w| w.could_start() && !is_left_out(&w.agent))
             .collect();
         let order = |a: &&Waiter, b: &&Waiter| {
             let by = compare_utilisation((a.slots_used, a.capacity), (b.slots_used, b.capacity));

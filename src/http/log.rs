@@ -13,7 +13,7 @@ use axum::extract::MatchedPath;
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::Response;
 use lessor_protocol::ProblemCode;
-use tracing::{Span, debug, error, error_span, field, info, warn};
+use tracing::{Span, debug, error, error_span, info, warn};
 
 use super::client::ClientAddress;
 use crate::problem::Problem;
@@ -63,20 +63,15 @@ impl Record {
     /// The span of the request, with the session or the agent that its path names. Its level is
     /// the highest, so that a log of warnings alone has request ids too.
     pub(super) fn span(&self, request_id: &str) -> Span {
-        let span = error_span!(
+        // With all that is known: a field that is recorded later has the others read and written anew.
+        error_span!(
             "request",
             method = self.method,
             route = self.route(),
             request_id,
-            session = field::Empty,
-            agent = field::Empty
-        );
-        for name in ["session", "agent"] {
-            if let Some(value) = named(self.route(), &self.path, name) {
-                span.record(name, value);
-            }
-        }
-        span
+            session = named(self.route(), &self.path, "session"),
+            agent = named(self.route(), &self.path, "agent")
+        )
     }
 
     /// Writes the line and the metrics of an answered request, within its span.
