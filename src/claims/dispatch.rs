@@ -170,18 +170,25 @@ pub async fn dispatch(conn: &mut Conn, round: &Round) -> Result<Done> {
         .iter()
         .map(|asking| asking.agent.clone())
         .collect();
-    let locked: Vec<LockedAgent> = Statement::new(include_str!("lock_agents.sql"))
-        .bind::<Array<Text>, _>(names)
-        .bind::<Text, _>(round.pool.clone())
-        .load(conn)
-        .await?;
+    // In one flight, the lock first.
+    let (locked, pool, epoch_floor) = {
+        let shared: &Conn = conn;
+        let mut to_lock = shared;
+        let lock = Statement::new(include_str!("lock_agents.sql"))
+            .bind::<Array<Text>, _>(names)
+            .bind::<Text, _>(round.pool.clone());
+        let (locked, pool, epoch_floor) = futures_util::join!(
+            lock.load::<LockedAgent>(&mut to_lock),
+            pools::rules(shared, &round.pool),
+            pools::epoch_floor(shared),
+        );
+        (locked?, pool?, epoch_floor?)
+    };
     let now = match locked.as_slice().first() {
         Some(agent) => agent.now,
         None => sessions::now(conn).await?,
     };
-    let pool = pools::rules(conn, &round.pool).await?;
     let actor = sessions::system("dispatcher");
-    let epoch_floor = pools::epoch_floor(conn).await?;
     let ctx = Context {
         now,
         pool: &pool,
@@ -201,6 +208,7 @@ pub async fn dispatch(conn: &mut Conn, round: &Round) -> Result<Done> {
         let asking = asking_as.get(agent.name.as_str());
         candidates.extend(asking.and_then(|asking| candidate(agent, asking, now)));
     }
+    in_order(&mut candidates);
 
     let mut given = Given {
         walk: round.walk.clone(),
@@ -257,6 +265,11 @@ pub(super) fn candidate(
         may_take,
         labels: agent.labels.clone(),
     })
+}
+
+/// As sessions are shared out over them: they come in this order already, which no plan promises.
+pub(super) fn in_order(candidates: &mut [Candidate]) {
+    candidates.sort_by(|a, b| a.name.cmp(&b.name));
 }
 
 #[derive(diesel::QueryableByName)]

@@ -15,7 +15,7 @@ use diesel::sql_types::{Array, BigInt, Bool, Text};
 use diesel_async::RunQueryDsl;
 use lessor_protocol::{Action, PoolSpec};
 
-use super::dispatch::{Asking, Done, LockedAgent, Round, candidate};
+use super::dispatch::{Asking, Done, LockedAgent, Round, candidate, in_order};
 use super::give::{Given, item};
 use super::lines::free;
 use super::placement::{Candidate, share_out};
@@ -112,7 +112,7 @@ async fn look(
         lock.load::<Locked>(&mut to_lock),
         before.get_result::<Before>(&mut to_look),
         shares::waits(conn, &pool, &around),
-        pools::rules_beside(conn, &pool),
+        pools::rules(conn, &pool),
     );
     Ok(Seen {
         locked: locked?,
@@ -157,6 +157,7 @@ async fn make_in(
             candidates.extend(may);
         }
     }
+    in_order(&mut candidates);
     // Agents that somebody else has in hand stay parked, as if nobody had asked them.
     asking.retain(|asking| locked.iter().any(|l| l.agent.name == asking.agent));
     let round = Round {

@@ -91,7 +91,8 @@ pub struct Item {
     pub prefers: Labels,
 }
 
-/// For each item, in order, the index of the candidate that gets it.
+/// For each item, in order, the index of the candidate that gets it. Candidates are in the order of their names, of
+/// whom the first is taken where several suit as well.
 pub fn share_out(
     candidates: &mut [Candidate],
     items: &[Item],
@@ -139,13 +140,12 @@ fn suits(candidate: &Candidate, item: &Item) -> bool {
 }
 
 /// The order of preference under a placement.
-pub fn order(a: &Candidate, b: &Candidate, placement: Placement) -> Ordering {
+fn order(a: &Candidate, b: &Candidate, placement: Placement) -> Ordering {
     let utilisation = compare_utilisation((a.slots_used, a.capacity), (b.slots_used, b.capacity));
-    let by_placement = match placement {
+    match placement {
         Placement::Spread => utilisation,
         Placement::Pack => utilisation.reverse(),
-    };
-    by_placement.then_with(|| a.name.cmp(&b.name))
+    }
 }
 
 /// Compares used / capacity without dividing; an agent without capacity counts as full.

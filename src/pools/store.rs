@@ -151,12 +151,7 @@ pub async fn lock(conn: &mut Conn, name: &str) -> Result<Option<PoolRow>> {
 }
 
 /// The rules that hold in a pool.
-pub async fn rules(conn: &mut Conn, name: &str) -> Result<PoolSpec> {
-    rules_beside(conn, name).await
-}
-
-/// As [`rules`], while other statements are on their way over the connection.
-pub async fn rules_beside(mut conn: &Conn, name: &str) -> Result<PoolSpec> {
+pub async fn rules(mut conn: &Conn, name: &str) -> Result<PoolSpec> {
     let row: Option<PoolRow> = pools::table
         .select(PoolRow::as_select())
         .filter(pools::name.eq(name.to_owned()))
@@ -169,7 +164,7 @@ pub async fn rules_beside(mut conn: &Conn, name: &str) -> Result<PoolSpec> {
 
 /// The rules that hold in each of these pools.
 pub async fn rules_of(
-    conn: &mut Conn,
+    conn: &Conn,
     names: impl IntoIterator<Item = &str> + Send,
 ) -> Result<BTreeMap<String, PoolSpec>> {
     let names: BTreeSet<String> = names.into_iter().map(ToOwned::to_owned).collect();
@@ -182,7 +177,7 @@ pub async fn rules_of(
 }
 
 /// No new lease epoch is below this.
-pub async fn epoch_floor(conn: &mut Conn) -> Result<i64> {
+pub async fn epoch_floor(mut conn: &Conn) -> Result<i64> {
     #[derive(QueryableByName)]
     struct Floor {
         #[diesel(sql_type = BigInt)]
@@ -190,7 +185,7 @@ pub async fn epoch_floor(conn: &mut Conn) -> Result<i64> {
     }
     let floor: Floor =
         Statement::new("-- pools::epoch_floor\nSELECT lease_epoch_floor FROM fences")
-            .get_result(conn)
+            .get_result(&mut conn)
             .await?;
     Ok(floor.lease_epoch_floor)
 }

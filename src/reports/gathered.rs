@@ -200,16 +200,23 @@ async fn take_in(
     let ids: Vec<Uuid> = may
         .flat_map(|(call, _)| call.reports.iter().map(|report| report.session_id))
         .collect();
-    let rows = if waits {
-        sessions::lock(conn, &ids).await?
-    } else {
-        sessions::lock_free(conn, &ids).await?
+    let (rows, pools) = {
+        let shared: &Conn = conn;
+        let lock = async {
+            if waits {
+                sessions::lock(shared, &ids).await
+            } else {
+                sessions::lock_free(shared, &ids).await
+            }
+        };
+        let of = reporters.iter().map(|r| r.pool.as_str());
+        let (rows, pools) = futures_util::join!(lock, pools::rules_of(shared, of));
+        (rows?, pools?)
     };
     let mut drafts: BTreeMap<Uuid, Draft> = rows
         .into_iter()
         .map(|row| (row.id, Draft::of(row)))
         .collect();
-    let pools = pools::rules_of(conn, reporters.iter().map(|r| r.pool.as_str())).await?;
     let mut taken = Vec::with_capacity(calls.len());
     for (call, fenced) in calls.iter().zip(fenced) {
         let reporter = match fenced {

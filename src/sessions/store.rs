@@ -36,16 +36,16 @@ pub fn with_columns(text: &str) -> String {
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn load(conn: &mut Conn, statement: Statement<'_>) -> Result<Vec<SessionRow>> {
+pub async fn load(mut conn: &Conn, statement: Statement<'_>) -> Result<Vec<SessionRow>> {
     let statement = statement.typed::<SqlColumns>();
-    Ok(statement.load(conn).await?)
+    Ok(statement.load(&mut conn).await?)
 }
 
 /// Locks sessions in the order of their ids. Their agents must have been locked before.
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn lock(conn: &mut Conn, ids: &[Uuid]) -> Result<Vec<SessionRow>> {
+pub async fn lock(conn: &Conn, ids: &[Uuid]) -> Result<Vec<SessionRow>> {
     let text = "-- sessions::lock\nSELECT {columns} FROM sessions s \
         WHERE s.id = ANY($1) ORDER BY s.id FOR UPDATE";
     lock_by(conn, text, ids).await
@@ -55,13 +55,13 @@ pub async fn lock(conn: &mut Conn, ids: &[Uuid]) -> Result<Vec<SessionRow>> {
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn lock_free(conn: &mut Conn, ids: &[Uuid]) -> Result<Vec<SessionRow>> {
+pub async fn lock_free(conn: &Conn, ids: &[Uuid]) -> Result<Vec<SessionRow>> {
     let text = "-- sessions::lock_free\nSELECT {columns} FROM sessions s \
         WHERE s.id = ANY($1) ORDER BY s.id FOR UPDATE SKIP LOCKED";
     lock_by(conn, text, ids).await
 }
 
-async fn lock_by(conn: &mut Conn, text: &str, ids: &[Uuid]) -> Result<Vec<SessionRow>> {
+async fn lock_by(conn: &Conn, text: &str, ids: &[Uuid]) -> Result<Vec<SessionRow>> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }

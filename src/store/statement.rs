@@ -79,19 +79,14 @@ where
 
 impl QueryFragment<Pg> for Statement<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        for line in self.text.split_inclusive('\n') {
-            let (said, comment) = line.split_at(line.find("--").unwrap_or(line.len()));
-            self.say(said, &mut out)?;
-            out.push_sql(comment);
-        }
-        Ok(())
-    }
-}
-
-impl Statement<'_> {
-    /// Text without comments, its parameters in their places.
-    fn say<'b>(&'b self, mut rest: &str, out: &mut AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        while let Some(at) = rest.find('$') {
+        // Diesel comes by several times for each call, and texts are long: only dollars are looked for.
+        let (mut rest, mut from) = (&*self.text, 0);
+        while let Some(at) = rest[from..].find('$').map(|found| from + found) {
+            let line = rest[..at].rfind('\n').map_or(0, |end| end + 1);
+            if rest[line..at].contains("--") {
+                from = at + 1;
+                continue;
+            }
             let number = rest[at + 1..]
                 .chars()
                 .next()
@@ -107,7 +102,7 @@ impl Statement<'_> {
             };
             out.push_sql(&rest[..at]);
             bind.walk_ast(out.reborrow())?;
-            rest = &rest[at + 2..];
+            (rest, from) = (&rest[at + 2..], 0);
         }
         out.push_sql(rest);
         Ok(())
