@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use lessor_protocol::{Assignment, Claimed, Outcome, ReportedState};
+use lessor_protocol::{Assignment, Claimed, Outcome, ProblemCode, ReportedState};
 use tokio::task::JoinHandle;
 
-use crate::support::checks::{WAIT_FOR_LOCKS, count};
+use crate::support::checks::{WAIT_FOR_LOCKS, count, refused};
 use crate::support::{TestAgent, TestServer, eventually, report};
 
 /// What somebody else has locked keeps its own agent waiting, and nobody else, however many there are of
@@ -136,6 +136,33 @@ async fn a_claim_whose_agent_somebody_else_has_in_hand_is_renewed_and_its_report
 {
     let lock = |_: &Assignment| "SELECT FROM agents FOR UPDATE".to_owned();
     assert_eq!(claims_noted(lock).await, (0, 1));
+}
+
+/// A lease hangs on nothing but the agent: its session is not taken from it for what its reports wait for.
+#[tokio::test]
+async fn a_claim_whose_reports_cannot_be_taken_renews_its_lease_all_the_same() {
+    let (server, agent, given) = offered().await;
+    let holder = server.database.client().await;
+    let hold = "BEGIN; LOCK TABLE lease_ledger IN SHARE MODE";
+    holder.batch_execute(hold).await.expect("it is locked");
+    let claim = claims_with_acceptance(&agent, &given);
+    let refusal = refused(claim.await.expect("the task"));
+    assert_eq!(refusal, ProblemCode::DatabaseUnavailable);
+    // Which took seconds.
+    let renewed = "SELECT count(*) FROM agents WHERE last_heartbeat_at > now() - interval '2 s'";
+    eventually("the lease is renewed", || async {
+        count(&server, renewed).await == 1
+    })
+    .await;
+    let claims = count(&server, "SELECT claim_number FROM agents").await;
+    assert_eq!(
+        claims, 1,
+        "nobody waits for what a claim that failed is given"
+    );
+    holder.batch_execute("COMMIT").await.expect("it ends");
+    let again = claims_with_acceptance(&agent, &given);
+    let claimed = again.await.expect("the task").expect("it may claim");
+    assert_eq!(claimed.results[0].outcome, Outcome::Accepted);
 }
 
 /// Of one agent's claims the newest goes on, and the reports of each are taken.

@@ -133,19 +133,23 @@ pub async fn take_with_claim(
     } else {
         Ok(Taken::default())
     };
-    let renew = || app.renewals.renew(agent, incarnation, Some(claim));
-    let (renewal, results) = match taken {
-        Ok(Taken { renewal, results }) => (renewal, results),
-        // A lease hangs on nothing but the agent: it has its own connections.
-        Err(error @ Error::DatabaseUnavailable(_)) => {
-            renew().await?;
-            return Err(error);
-        }
-        Err(error) => return Err(error),
-    };
+    if let Err(Error::DatabaseUnavailable(_)) = taken {
+        // A lease hangs on nothing but the agent, and has its own connections: it is renewed as by a heartbeat.
+        // The agent knows already that this claim has failed.
+        let (renewals, agent) = (app.renewals.clone(), agent.to_owned());
+        app.writes().spawn(async move {
+            if let Err(error) = renewals.renew(&agent, incarnation, None).await {
+                tracing::debug!(agent, %error, "the lease of a claim that failed was not renewed");
+            }
+        });
+    }
+    let Taken { renewal, results } = taken?;
     let renewal = match renewal {
         Some(renewal) => renewal,
-        None => renew().await?,
+        None => {
+            let renewals = &app.renewals;
+            renewals.renew(agent, incarnation, Some(claim)).await?
+        }
     };
     Ok((renewal, or_alone(app, said, results).await?))
 }
