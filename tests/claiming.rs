@@ -1243,7 +1243,10 @@ async fn a_round_locks_one_session_more_than_it_can_give_out_and_leaves_the_othe
 #[tokio::test]
 async fn an_agent_that_somebody_else_has_in_hand_does_not_hold_up_all_others() {
     let server = TestServer::start().await;
-    server.pool("p", |_| {}).await;
+    // Nobody beats.
+    server
+        .pool("p", |pool| pool.lease_ttl_seconds = 600.0)
+        .await;
     // More than one round looks at. The first is in the first round.
     let mut polls = Vec::new();
     for n in 0..300 {
