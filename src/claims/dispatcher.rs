@@ -9,7 +9,7 @@
 //! - A claim that is known to have gone gets nothing; where that is learnt after the commit, the
 //!   offer is taken back at once, if the agent has not claimed since.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lessor_protocol::Placement;
@@ -61,10 +61,6 @@ pub struct Dispatcher {
     checks: (mpsc::UnboundedSender<Check>, TaskTracker),
     /// Whether claims come together.
     pub(super) company: Company,
-    /// Whom the next rounds look at for starts, in this order.
-    pub(super) in_line: VecDeque<String>,
-    /// Agents that rounds were begun with since the last wake-up.
-    pub(super) tried: HashSet<String>,
     pub(super) safety_at: Instant,
 }
 
@@ -98,8 +94,6 @@ impl Dispatcher {
             watermark: Watermark::new(Instant::now()),
             checks: (check, tasks),
             company: Company::default(),
-            in_line: VecDeque::new(),
-            tried: HashSet::new(),
             safety_at: Instant::now() + jittered(SAFETY),
         };
         (door, dispatcher.run(inside, stop))
@@ -193,8 +187,6 @@ impl Dispatcher {
     /// Runs rounds until nothing is left that could be given to anybody.
     async fn look(&mut self) {
         let now = Instant::now();
-        self.tried.clear();
-        self.in_line.clear();
         self.watermark.forget_the_stale(now);
         self.check_below(now);
         let mut overdue = Vec::new();

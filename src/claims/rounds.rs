@@ -8,7 +8,7 @@
 //! - What is remembered of queues is one round's. While there is any, rounds follow each other.
 //! - To the database two rounds are as those of two servers.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::task::{Id, JoinSet};
@@ -39,14 +39,18 @@ struct Begun {
     fresh: BTreeSet<String>,
 }
 
-/// Rounds that run, each in a task of its own.
+/// The rounds since the last wake-up; those that run do so each in a task of its own.
 #[derive(Default)]
-struct Running {
+struct Rounds {
     tasks: JoinSet<Result<Done>>,
-    begun: HashMap<Id, Begun>,
+    running: HashMap<Id, Begun>,
+    /// Agents that rounds were begun with.
+    tried: HashSet<String>,
+    /// Whom the next ones look at for starts, in this order.
+    in_line: VecDeque<String>,
 }
 
-impl Running {
+impl Rounds {
     fn begin(&mut self, db: &Db, (round, fresh): (Round, BTreeSet<String>)) {
         let (db, round) = (db.clone(), Arc::new(round));
         let of_task = Arc::clone(&round);
@@ -57,7 +61,7 @@ impl Running {
             })
             .await
         });
-        self.begun.insert(task.id(), Begun { round, fresh });
+        self.running.insert(task.id(), Begun { round, fresh });
     }
 
     /// The next that ends; none where none runs.
@@ -66,45 +70,43 @@ impl Running {
             Ok((id, done)) => (id, done),
             Err(error) => (error.id(), Err(Error::Internal(error.to_string()))),
         };
-        self.begun.remove(&id).map(|begun| (begun, done))
+        self.running.remove(&id).map(|begun| (begun, done))
     }
 
-    /// Whether one of them has what is remembered of queues.
-    fn remembers(&self) -> bool {
-        let mut begun = self.begun.values();
-        begun.any(|begun| !begun.round.memory.is_empty())
+    /// Whether one that runs has what is remembered of queues.
+    fn remember(&self) -> bool {
+        let mut running = self.running.values();
+        running.any(|begun| !begun.round.memory.is_empty())
     }
 }
 
 impl Dispatcher {
     /// Runs rounds until nothing is left that could be given to anybody.
     pub(super) async fn run_rounds(&mut self) {
-        let mut running = Running::default();
+        let mut rounds = Rounds::default();
         let mut goes_on = true;
         loop {
             while goes_on
-                && self.one_may_begin(&running)
-                && let Some(next) = self.next_round()
+                && self.one_may_begin(&rounds)
+                && let Some(next) = self.next_round(&mut rounds)
             {
-                running.begin(&self.db, next);
+                rounds.begin(&self.db, next);
             }
-            let Some((begun, done)) = running.end().await else {
+            let Some((begun, done)) = rounds.end().await else {
                 break;
             };
-            goes_on &= self.settle_round(begun, done).await;
+            goes_on &= self.settle_round(begun, done, rounds.tried.len()).await;
         }
     }
 
-    fn one_may_begin(&self, running: &Running) -> bool {
+    fn one_may_begin(&self, rounds: &Rounds) -> bool {
         let many = self.agents.len().max(self.starts) >= BESIDE;
-        match running.begun.len() {
-            0 => true,
-            count => count < AT_ONCE && many && self.memory.is_empty() && !running.remembers(),
-        }
+        let running = rounds.running.len();
+        running == 0 || (running < AT_ONCE && many && self.memory.is_empty() && !rounds.remember())
     }
 
     /// Whom to look at next, and which of them were asked for by name.
-    fn next_round(&mut self) -> Option<(Round, BTreeSet<String>)> {
+    fn next_round(&mut self, rounds: &mut Rounds) -> Option<(Round, BTreeSet<String>)> {
         let mut chosen = BTreeSet::new();
         let mut domains = BTreeSet::new();
         while chosen.len() < MAX_ASKING
@@ -121,7 +123,9 @@ impl Dispatcher {
         }
         let fresh = chosen.clone();
         for domain in std::mem::take(&mut self.domains) {
-            let parked = self.waiters.of_domain(&domain, MAX_PER_DOMAIN, &self.tried);
+            let parked = self
+                .waiters
+                .of_domain(&domain, MAX_PER_DOMAIN, &rounds.tried);
             if !parked.is_empty() {
                 domains.insert(domain);
                 chosen.extend(parked);
@@ -136,7 +140,7 @@ impl Dispatcher {
                 self.starts.min(room)
             };
             let all = chosen.len() + most;
-            self.choose_for_starts(&mut chosen, all);
+            self.choose_for_starts(rounds, &mut chosen, all);
         }
         if chosen.is_empty() {
             if looks_for_starts {
@@ -144,7 +148,7 @@ impl Dispatcher {
             }
             return None;
         }
-        self.tried.extend(chosen.iter().cloned());
+        rounds.tried.extend(chosen.iter().cloned());
         let asking = self.asking(&chosen);
         let limit = asking
             .iter()
@@ -175,22 +179,22 @@ impl Dispatcher {
 
     /// Chooses further agents with a free slot, up to `most` in all. Where there is more to start, more of them are
     /// put in order than this round takes: to find the best of ten thousand takes as long for each round anew.
-    fn choose_for_starts(&mut self, chosen: &mut BTreeSet<String>, most: usize) {
+    fn choose_for_starts(&self, rounds: &mut Rounds, chosen: &mut BTreeSet<String>, most: usize) {
+        let Rounds { tried, in_line, .. } = rounds;
         while chosen.len() < most {
-            let Some(agent) = self.in_line.pop_front() else {
-                let rounds = if self.starts > most { ROUNDS_AHEAD } else { 1 };
-                let wanted = rounds * (most - chosen.len());
-                let is_left_out =
-                    |agent: &str| chosen.contains(agent) || self.tried.contains(agent);
+            let Some(agent) = in_line.pop_front() else {
+                let ahead = if self.starts > most { ROUNDS_AHEAD } else { 1 };
+                let wanted = ahead * (most - chosen.len());
+                let is_left_out = |agent: &str| chosen.contains(agent) || tried.contains(agent);
                 let waiters = &self.waiters;
                 let free = waiters.for_starts(self.placement, wanted, is_left_out);
                 if free.is_empty() {
                     return;
                 }
-                self.in_line.extend(free);
+                in_line.extend(free);
                 continue;
             };
-            if !self.tried.contains(&agent) && self.waiters.could_start(&agent) {
+            if !tried.contains(&agent) && self.waiters.could_start(&agent) {
                 chosen.insert(agent);
             }
         }
@@ -205,15 +209,14 @@ impl Dispatcher {
         (starts, selects)
     }
 
-    /// What a round has found is told and kept; whether another one may begin.
-    async fn settle_round(&mut self, begun: Begun, done: Result<Done>) -> bool {
+    /// What a round has found is told and kept; whether another one may begin. `tried` says with how many agents
+    /// rounds have begun.
+    async fn settle_round(&mut self, begun: Begun, done: Result<Done>, tried: usize) -> bool {
         let Begun { round, fresh } = begun;
         let done = match done {
             Ok(done) => done,
             Err(error) => {
                 self.refuse(&round, &fresh, &error);
-                // Another may have gone past what this one had in hand.
-                self.watermark.forget();
                 return false;
             }
         };
@@ -263,7 +266,8 @@ impl Dispatcher {
         }
         // More than these agents could take: the others are looked at, each once per wake-up. What
         // nobody spoke of is not looked for: each session is announced once, and the safety poll
-        // finds what was not. Others may have the labels that these have not; that is looked into where somebody said so.
+        // finds what was not. Others may have the labels that these have not; that is looked into where somebody
+        // said so.
         if more_starts || (unsatisfied && round.selects) {
             let left = round.starts.saturating_sub(started);
             self.starts = self.starts.saturating_add(left);
@@ -273,7 +277,7 @@ impl Dispatcher {
             self.take_starts(usize::MAX);
         }
         // What a domain's agents cannot take (no slot, cordoned, avoided) is not tried on thousands.
-        if gave || self.tried.len() < MAX_ASKING {
+        if gave || tried < MAX_ASKING {
             self.domains.extend(more_domains);
         }
         true
