@@ -16,11 +16,13 @@ use crate::support::checks::{count, refused, the_books_agree};
 use crate::support::random::Random;
 use crate::support::{TestAgent, TestServer, eventually};
 
-fn new(pool: &str) -> NewSession {
+/// A session of this pool that is to be made.
+pub fn new(pool: &str) -> NewSession {
     NewSession::in_pool(pool, &json!({"command": ["true"]})).expect("a spec")
 }
 
-async fn make(server: &TestServer, new: NewSession) -> Session {
+/// Makes one.
+pub async fn make(server: &TestServer, new: NewSession) -> Session {
     let made = server.client.create_session(&new, None).await;
     made.expect("the session is made")
 }
@@ -44,15 +46,17 @@ async fn is_idle(server: &TestServer) {
     .await;
 }
 
-type Parked = tokio::task::JoinHandle<Result<lessor_protocol::Claimed, lessor_client::Error>>;
+/// A claim under way.
+pub type Parked = tokio::task::JoinHandle<Result<lessor_protocol::Claimed, lessor_client::Error>>;
 
-async fn given(parked: Parked) -> Vec<lessor_protocol::Assignment> {
+/// What it was given.
+pub async fn given(parked: Parked) -> Vec<lessor_protocol::Assignment> {
     let claimed = parked.await.expect("it ends").expect("it may claim");
     claimed.assignments
 }
 
 /// A session that waits and of which nobody was told.
-async fn waits(client: &Client, owner: Option<&str>, requires: &str) -> Uuid {
+pub async fn waits(client: &Client, owner: Option<&str>, requires: &str) -> Uuid {
     let id = Uuid::now_v7();
     let text = "INSERT INTO sessions (id, agent_pool, platform, spec, desired_state, state, restart,
             created_at, updated_at, queued_at, owner, requires)
@@ -66,7 +70,7 @@ async fn waits(client: &Client, owner: Option<&str>, requires: &str) -> Uuid {
 }
 
 /// How many transactions of this name there were.
-async fn transactions(server: &TestServer, name: &str) -> f64 {
+pub async fn transactions(server: &TestServer, name: &str) -> f64 {
     let line = format!("lessor_db_transaction_seconds_count{{transaction=\"{name}\"}}");
     server.find_metric(&line).await.unwrap_or(0.0)
 }
@@ -274,7 +278,7 @@ async fn other_work_of_a_parked_agent_comes_first() {
 }
 
 /// Nobody can insert a session until this is dropped or ended; what came before stays.
-async fn stopped(sql: &mut Client) -> tokio_postgres::Transaction<'_> {
+pub async fn stopped(sql: &mut Client) -> tokio_postgres::Transaction<'_> {
     let stopped = sql.transaction().await.expect("a transaction");
     stopped
         .batch_execute("LOCK TABLE sessions IN SHARE MODE")
@@ -284,9 +288,9 @@ async fn stopped(sql: &mut Client) -> tokio_postgres::Transaction<'_> {
 }
 
 /// Waits until so many transactions wait for a lock.
-async fn are_waiting(server: &TestServer, many: i64) {
+pub async fn are_waiting(server: &TestServer, many: i64) {
     let query = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '-- sessions::insert%'";
+        WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%-- sessions::insert%'";
     eventually("they wait", || async { count(server, query).await >= many }).await;
 }
 

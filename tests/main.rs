@@ -30,6 +30,7 @@ mod leasing;
 mod limits;
 mod listing;
 mod logs;
+mod lone;
 mod many_owners;
 mod metrics;
 mod migrate;

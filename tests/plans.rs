@@ -6,8 +6,11 @@
 use diesel_async::RunQueryDsl;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
+use lessor::claims::lone_text;
 use lessor::leases::renew_texts;
-use lessor::sessions::{DOMAIN_WORK, Next, Reach, Situation, arg_rows, next, write_texts};
+use lessor::sessions::{
+    DOMAIN_WORK, Next, Reach, Situation, arg_rows, insert_texts, next, write_texts,
+};
 use lessor::store::{Conn, Db, PLANNED_ONCE};
 use lessor_protocol::{DesiredState, SessionState};
 use tokio_postgres::Client;
@@ -25,9 +28,9 @@ const PICK_DOMAIN: &str = include_str!("../src/claims/pick_domain.sql");
 const PICK_HELD: &str = include_str!("../src/claims/pick_held.sql");
 const LOCK_AGENTS: &str = include_str!("../src/claims/lock_agents.sql");
 const LOCK_REPORTERS: &str = include_str!("../src/reports/lock_agents.sql");
+const LOCK_REPORTED: &str = include_str!("../src/sessions/lock_assigned_free.sql");
 const LOCK_TO_OFFER: &str = include_str!("../src/claims/lock_to_offer.sql");
 const BEFORE_NEW: &str = include_str!("../src/claims/before_new.sql");
-const INSERT: &str = include_str!("../src/sessions/insert.sql");
 /// Values for its parameters. Their types are said by its text, as are those of what writes sessions.
 const TO_INSERT: &str = "'{}', '{}', '{p}', 0, '{}', '{}'";
 /// Values for the parameters of what writes sessions.
@@ -43,11 +46,9 @@ fn backlog() -> i64 {
         .unwrap_or(1_000_000)
 }
 
-/// The statements that insert sessions, as `sessions::insert` makes them.
-fn to_insert() -> [String; 2] {
-    let conflicts = ["", "ON CONFLICT (name) WHERE name IS NOT NULL DO NOTHING"];
-    conflicts.map(|conflict| INSERT.replace("{conflict}", conflict))
-}
+/// Values for what inserts one that is offered already.
+const LONE: &str =
+    r#"'{}', '{}', '{p}', 0, '{}', '{}', '{"keys": [], "owners": [], "ranges": []}'"#;
 
 /// A database with a pool and no server.
 async fn with_pool() -> (
@@ -233,6 +234,10 @@ async fn assert_plans(client: &Client, when: &str) {
         .await;
         assert!(lock.contains("agents_by_name"), "{when}:\n{lock}");
         assert!(!lock.contains("Seq Scan on agents"), "{when}:\n{lock}");
+        let reported = LOCK_REPORTED.replace("{columns}", "s.*");
+        let of = format!("'{{{}}}', '{{a1,a2}}'", Uuid::nil());
+        let reported = plan(client, "uuid[], text[]", &reported, &of, generic).await;
+        assert!(reported.contains("sessions_pkey"), "{when}:\n{reported}");
         assert_plans_of_new_sessions(client, &when, generic).await;
         assert_writes(client, &when, generic).await;
         let lost = plan(client, "", LOST_STARTS, "", generic).await;
@@ -283,13 +288,20 @@ async fn assert_plans_of_new_sessions(client: &Client, when: &str, generic: bool
     let values = "'p', '{o1,o2}'";
     let before = plan(client, "text, text[]", BEFORE_NEW, values, generic).await;
     assert!(before.contains("pool_owners_pkey"), "{when}:\n{before}");
-    for text in to_insert() {
-        let insert = plan(client, "", &text, TO_INSERT, generic).await;
+    let mut inserts = insert_texts().map(|text| (text, TO_INSERT)).to_vec();
+    inserts.push((lone_text().to_owned(), LONE));
+    for (text, values) in inserts {
+        let insert = plan(client, "", &text, values, generic).await;
         assert!(insert.contains("agents_by_name"), "{when}:\n{insert}");
         for table in ["sessions", "agents"] {
             let whole = format!("Seq Scan on {table}");
             assert!(!insert.contains(&whole), "{when}: {whole}:\n{insert}");
         }
+    }
+    let lone = plan(client, "", lone_text(), LONE, generic).await;
+    let back = "Index Scan Backward using agents_by_name on agents";
+    for part in [back, "sessions_domain_queue", "sessions_start_queue"] {
+        assert!(lone.contains(part), "{when}: not by {part}:\n{lone}");
     }
 }
 
@@ -331,9 +343,12 @@ fn planned_once() -> Vec<(&'static str, String, &'static str)> {
             "'{a1,a2}'",
         ),
     ];
-    for text in to_insert() {
+    for text in insert_texts() {
         all.push(("", text, TO_INSERT));
     }
+    all.push(("", lone_text().to_owned(), LONE));
+    let reported = LOCK_REPORTED.replace("{columns}", "s.*");
+    all.push(("uuid[], text[]", reported, "'{}', '{a1,a2}'"));
     let [whole, few, count] = write_texts();
     all.push(("", count.to_owned(), "'{}'"));
     for text in [whole, few] {
@@ -410,7 +425,7 @@ async fn what_is_planned_while_all_is_empty_finds_by_key() {
 async fn what_creates_a_lone_session_is_planned_a_few_times_and_then_kept() {
     let (_database, client) = with_pool().await;
     // Where a caller learns why it cannot be, with no word to the planner, which plans five times and then compares.
-    for text in to_insert() {
+    for text in insert_texts() {
         let prepare = format!("DEALLOCATE ALL; PREPARE it AS {text}");
         client.batch_execute(&prepare).await.expect("it prepares");
         let run = format!("EXECUTE it ({TO_INSERT});").repeat(12);
@@ -431,7 +446,9 @@ async fn agents_are_found_from_their_newest_versions_back() {
     client.batch_execute(PLANNED_ONCE).await.expect("settings");
     // New sessions are rare beside renewals, and who was changed meanwhile is rarer.
     let all = planned_once().into_iter();
-    for (types, text, values) in all.filter(|(_, text, _)| !text.contains("a.name = ANY")) {
+    let often =
+        all.filter(|(_, text, _)| text.contains("agents a") && !text.contains("a.name = ANY"));
+    for (types, text, values) in often {
         let plan = plan(&client, types, &text, values, true).await;
         let back = "Index Scan Backward using agents_by_name on agents";
         let forward = "Index Scan using agents_by_name on agents";

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use lessor_protocol::{Assignment, Claimed, Outcome, ProblemCode, ReportedState};
 use tokio::task::JoinHandle;
 
+use crate::creating::transactions;
 use crate::support::checks::{WAIT_FOR_LOCKS, count, refused};
 use crate::support::{TestAgent, TestServer, eventually, report};
 
@@ -163,6 +164,24 @@ async fn a_claim_whose_reports_cannot_be_taken_renews_its_lease_all_the_same() {
     let again = claims_with_acceptance(&agent, &given);
     let claimed = again.await.expect("the task").expect("it may claim");
     assert_eq!(claimed.results[0].outcome, Outcome::Accepted);
+}
+
+/// What is not an agent's own is not locked with what is, but it is judged with it.
+#[tokio::test]
+async fn what_somebody_else_holds_is_judged_in_the_same_transaction() {
+    let (server, agent, given) = offered().await;
+    let other = server.agent("b", "p", "d", 1).await;
+    let taken = || transactions(&server, "reports::take");
+    let before = taken().await;
+    let told = other
+        .try_report(vec![report(&given, ReportedState::Running)])
+        .await;
+    let told = told.expect("it may report").remove(0);
+    assert_eq!(told.outcome, Outcome::Fenced, "{told:?}");
+    assert_eq!(taken().await, before + 1.0);
+    agent.accepts(&given, ReportedState::Running).await;
+    assert_eq!(taken().await, before + 2.0);
+    server.stop().await;
 }
 
 /// Of one agent's claims the newest goes on, and the reports of each are taken.

@@ -12,16 +12,16 @@ use diesel::sql_types::{
     Array, BigInt, Bool, Integer, Jsonb, Nullable, Text, Timestamptz, Uuid as SqlUuid,
 };
 use diesel_async::RunQueryDsl;
-use lessor_protocol::{Assignment, Command, Labels, Placement, Scheduling};
+use lessor_protocol::{Assignment, Command, Labels, Placement, PoolSpec, Scheduling};
 use uuid::Uuid;
 
-use super::give::Given;
+use super::give::{self, Given};
 use super::placement::{Candidate, MayTake};
 use super::watermark::Seen;
 use crate::commands;
 use crate::error::Result;
 use crate::pools;
-use crate::sessions::{self, Context};
+use crate::sessions::{self, Context, SessionRow};
 use crate::shares::{self, Around, Memory, Walk, Walked};
 use crate::store::{Conn, LabelsColumn, Statement, Word};
 use crate::wakeups::Hints;
@@ -62,6 +62,24 @@ pub struct Round {
     pub around: Around,
     /// Whether some of the starts ask for labels.
     pub selects: bool,
+}
+
+impl Round {
+    /// That of sessions that are made in it.
+    pub(super) fn of_new(pool: String, asking: Vec<Asking>, around: Around) -> Self {
+        Self {
+            pool,
+            asking,
+            due_from: None,
+            domains: BTreeSet::new(),
+            limit: 0,
+            starts: 0,
+            walk: Walk::default(),
+            memory: Memory::default(),
+            around,
+            selects: false,
+        }
+    }
 }
 
 /// What became of one claim in a round.
@@ -159,31 +177,55 @@ pub(super) struct LockedAgent {
     pub(super) lost: Vec<Uuid>,
 }
 
-/// Runs a round inside a transaction.
+/// What the first flight of a round finds.
+pub struct Begun {
+    locked: Vec<LockedAgent>,
+    /// What those who ask are to be told about what they hold.
+    held: Vec<SessionRow>,
+    rules: PoolSpec,
+    epoch_floor: i64,
+}
+
+/// Begins a round inside a transaction, in one flight: agents are locked, and after them what they hold.
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn dispatch(conn: &mut Conn, round: &Round) -> Result<Done> {
+pub async fn begin(conn: &Conn, round: &Round) -> Result<Begun> {
     metrics::counter!("lessor_claim_statements_total").increment(1);
-    let names: Vec<String> = round
+    let names: Vec<&str> = round
         .asking
         .iter()
-        .map(|asking| asking.agent.clone())
+        .map(|asking| asking.agent.as_str())
         .collect();
-    // In one flight, the lock first.
-    let (locked, pool, epoch_floor) = {
-        let shared: &Conn = conn;
-        let mut to_lock = shared;
-        let lock = Statement::new(include_str!("lock_agents.sql"))
-            .bind::<Array<Text>, _>(names)
-            .bind::<Text, _>(round.pool.clone());
-        let (locked, pool, epoch_floor) = futures_util::join!(
-            lock.load::<LockedAgent>(&mut to_lock),
-            pools::rules(shared, &round.pool),
-            pools::epoch_floor(shared),
-        );
-        (locked?, pool?, epoch_floor?)
-    };
+    let mut to_lock = conn;
+    let lock = Statement::new(include_str!("lock_agents.sql"))
+        .bind::<Array<Text>, _>(names.clone())
+        .bind::<Text, _>(round.pool.clone());
+    let (locked, held, rules, epoch_floor) = futures_util::join!(
+        lock.load::<LockedAgent>(&mut to_lock),
+        give::pick_held(conn, names, round.due_from),
+        pools::rules(conn, &round.pool),
+        pools::epoch_floor(conn),
+    );
+    Ok(Begun {
+        locked: locked?,
+        held: held?,
+        rules: rules?,
+        epoch_floor: epoch_floor?,
+    })
+}
+
+/// Goes on with a round that has begun.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn dispatch(conn: &mut Conn, round: &Round, begun: Begun) -> Result<Done> {
+    let Begun {
+        locked,
+        held,
+        rules: pool,
+        epoch_floor,
+    } = begun;
     let now = match locked.as_slice().first() {
         Some(agent) => agent.now,
         None => sessions::now(conn).await?,
@@ -214,7 +256,7 @@ pub async fn dispatch(conn: &mut Conn, round: &Round) -> Result<Done> {
         walk: round.walk.clone(),
         ..Given::default()
     };
-    given.held(conn, &ctx, round, &mut candidates).await?;
+    given.held(&ctx, held, &mut candidates);
     if round.limit > 0 {
         given
             .domains(conn, &ctx, round, &mut candidates, &by_name)

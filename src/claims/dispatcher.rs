@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::dispatch::Asking;
 use super::door::{Door, Inside};
+use super::lone::Known;
 use super::safety::{self, jittered};
 use super::told::Told;
 use super::waiters::{Answer, Waiter, Waiters};
@@ -55,6 +56,8 @@ pub struct Dispatcher {
     pub(super) walk: Walk,
     /// What is remembered of those queues; a round that runs has it.
     pub(super) memory: Memory,
+    /// What the last new session was made by, if it was offered at once.
+    pub(super) known: Option<Known>,
     pub(super) told: Told,
     pub(super) watermark: Watermark,
     /// Where what is checked beside the rounds is told, and who waits for it at the end.
@@ -90,6 +93,7 @@ impl Dispatcher {
             selects: false,
             walk: Walk::default(),
             memory: Memory::default(),
+            known: None,
             told: Told::new(Instant::now()),
             watermark: Watermark::new(Instant::now()),
             checks: (check, tasks),

@@ -44,27 +44,31 @@ pub(super) struct Given {
     pub(super) more_domains: BTreeSet<String>,
 }
 
+/// What these agents are to be told of what they hold; what was due before `due_from`, they were told.
+pub(super) async fn pick_held(
+    conn: &Conn,
+    agents: Vec<&str>,
+    due_from: Option<DateTime<Utc>>,
+) -> Result<Vec<SessionRow>> {
+    let text = sessions::with_columns(include_str!("pick_held.sql"));
+    let statement = Statement::new(&text)
+        .bind::<Array<Text>, _>(agents)
+        .bind::<Timestamptz, _>(due_from.unwrap_or(DateTime::UNIX_EPOCH));
+    sessions::load(conn, statement).await
+}
+
 impl Given {
     /// First what they hold: offers and changes that they have not reported on.
-    pub(super) async fn held(
+    pub(super) fn held(
         &mut self,
-        conn: &mut Conn,
         ctx: &Context<'_>,
-        round: &Round,
+        rows: Vec<SessionRow>,
         candidates: &mut [Candidate],
-    ) -> Result<()> {
+    ) {
         let names: Vec<String> = candidates
             .iter()
             .map(|candidate| candidate.name.clone())
             .collect();
-        if names.is_empty() {
-            return Ok(());
-        }
-        let text = sessions::with_columns(include_str!("pick_held.sql"));
-        let statement = Statement::new(&text)
-            .bind::<Array<Text>, _>(names.clone())
-            .bind::<Timestamptz, _>(round.due_from.unwrap_or(DateTime::UNIX_EPOCH));
-        let rows = sessions::load(conn, statement).await?;
         let mut left_out: HashSet<String> = HashSet::new();
         if rows.len() >= MAX_PICKED {
             left_out.extend(names.iter().cloned());
@@ -106,7 +110,6 @@ impl Given {
         }
         let told = names.into_iter().filter(|name| !left_out.contains(name));
         self.told = told.collect();
-        Ok(())
     }
 
     /// Then the unassigned work of their domains, kind by kind; none of it waits behind starts.

@@ -4,9 +4,11 @@
 use tokio::sync::oneshot;
 
 use super::Offered;
+use super::dispatch::Asking;
 use super::dispatcher::{Dispatcher, MAX_ASKING};
 use super::door::Inside;
-use super::newcomers;
+use super::lone;
+use super::newcomers::{self, Made};
 use super::unoffer;
 use crate::error::{Error, Result};
 use crate::sessions::Draft;
@@ -89,8 +91,7 @@ impl Dispatcher {
             .iter()
             .map(|newcomer| (*newcomer.draft).clone())
             .collect();
-        let around = self.watermark.around();
-        let made = match newcomers::make(&self.db, &self.pool, around, asking, drafts).await {
+        let made = match self.make(asking, drafts).await {
             Ok(made) => made,
             // Whether they were made is not known.
             Err(Error::DatabaseUnavailable(why)) => {
@@ -107,6 +108,7 @@ impl Dispatcher {
                 return;
             }
         };
+        self.known = made.known;
         let (rows, mut done) = (made.rows, made.done);
         self.agents.extend(made.with_work);
         self.placement = done.placement.unwrap_or(self.placement);
@@ -122,5 +124,26 @@ impl Dispatcher {
         for (claim, offered) in gone {
             unoffer::take_back(&self.db, &self.hub, claim, offered).await;
         }
+    }
+
+    /// One that comes alone is made by one statement, if the last one was offered.
+    async fn make(&mut self, asking: Vec<Asking>, mut drafts: Vec<Draft>) -> Result<Made> {
+        let around = self.watermark.around();
+        if let (Some(known), [one], [_]) = (self.known.take(), &*asking, &*drafts)
+            && let Some(waiter) = self.waiters.get(&one.agent)
+            && let Some(draft) = drafts.pop()
+        {
+            let to = (one.clone(), waiter.resource_domain.clone());
+            let made = lone::make(&self.db, &known, around.clone(), to, draft.clone()).await?;
+            if let Some(made) = made {
+                return Ok(made);
+            }
+            // What was in the way may be there the next time too.
+            let mut made =
+                newcomers::make(&self.db, &self.pool, around, asking, vec![draft]).await?;
+            made.known = None;
+            return Ok(made);
+        }
+        newcomers::make(&self.db, &self.pool, around, asking, drafts).await
     }
 }

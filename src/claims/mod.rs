@@ -17,6 +17,7 @@ mod give;
 pub mod http;
 mod intake;
 mod lines;
+mod lone;
 mod newcomers;
 mod placement;
 mod rounds;
@@ -49,6 +50,7 @@ use crate::{agents, commands, reports};
 use dispatcher::Dispatcher;
 use door::Door;
 use intake::Newcomer;
+pub use lone::text as lone_text;
 pub(crate) use placement::compare_utilisation;
 #[cfg(test)]
 pub(crate) use placement::{Candidate, Item, MayTake, share_out};

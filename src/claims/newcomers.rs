@@ -18,12 +18,13 @@ use lessor_protocol::{Action, PoolSpec};
 use super::dispatch::{Asking, Done, LockedAgent, Round, candidate, in_order};
 use super::give::{Given, item};
 use super::lines::free;
+use super::lone::Known;
 use super::placement::{Candidate, share_out};
 use super::starts::would_take_a_start;
 use crate::error::{Error, Result};
 use crate::pools;
 use crate::sessions::{self, Context, Draft, Home, SessionRow, Those};
-use crate::shares::{self, Around, Memory, Walk};
+use crate::shares::{self, Around};
 use crate::store::{Conn, Db, Statement};
 use crate::wakeups::Hints;
 
@@ -60,6 +61,8 @@ pub struct Made {
     pub done: Done,
     /// Agents with other work, which a round is to give them.
     pub with_work: Vec<String>,
+    /// What they were made by, where all of them were offered: the next one may be as well.
+    pub known: Option<Known>,
 }
 
 /// Makes new sessions of a pool, and offers to those who ask what may be.
@@ -144,6 +147,9 @@ async fn make_in(
         platform: rules.platform.clone(),
         region: rules.region.clone(),
     };
+    if !drafts.iter().all(|draft| draft.may_be_in(&home)) {
+        return Err(another_home());
+    }
     for (index, draft) in drafts.iter_mut().enumerate() {
         draft.place(&home, now, index);
     }
@@ -160,18 +166,7 @@ async fn make_in(
     in_order(&mut candidates);
     // Agents that somebody else has in hand stay parked, as if nobody had asked them.
     asking.retain(|asking| locked.iter().any(|l| l.agent.name == asking.agent));
-    let round = Round {
-        pool,
-        asking,
-        due_from: None,
-        domains: BTreeSet::new(),
-        limit: 0,
-        starts: 0,
-        walk: Walk::default(),
-        memory: Memory::default(),
-        around,
-        selects: false,
-    };
+    let round = Round::of_new(pool, asking, around);
     let actor = sessions::system("dispatcher");
     let ctx = Context {
         now,
@@ -204,19 +199,29 @@ async fn make_in(
     }
     let made = sessions::insert(conn, &mut drafts, Those::All).await?;
     if !made.into_iter().all(|made| made) {
-        // The pool is not what was asked for; whoever asked finds out alone.
-        return Err(Error::Internal("a session has another home".to_owned()));
+        return Err(another_home());
     }
     let rows: Vec<SessionRow> = drafts.into_iter().map(|draft| draft.row).collect();
+    let all_offered = rows.iter().all(|row| row.offered_until.is_some());
     let hints = Hints::of_new(rows.iter());
     let locked: Vec<LockedAgent> = locked.into_iter().map(|locked| locked.agent).collect();
     let mut done = given.into_done(&round, &locked, &candidates, &HashMap::new(), (now, hints));
     done.placement = Some(rules.placement);
+    let known = Known {
+        rules,
+        epoch_floor: before.epoch_floor,
+    };
     Ok(Made {
         rows,
         done,
         with_work,
+        known: Some(known).filter(|_| all_offered),
     })
+}
+
+/// The pool is not what was asked for; whoever asked finds out alone.
+fn another_home() -> Error {
+    Error::Internal("a session has another home".to_owned())
 }
 
 /// Whether owners compete for too few slots: whose turn it is is found out by a round.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 
-use super::dispatch::{Done, Round, dispatch};
+use super::dispatch::{Done, Round, begin, dispatch};
 use super::dispatcher::{Dispatcher, MAX_ASKING};
 use super::unoffer;
 use crate::error::{Error, Result};
@@ -55,10 +55,18 @@ impl Rounds {
         let (db, round) = (db.clone(), Arc::new(round));
         let of_task = Arc::clone(&round);
         let task = self.tasks.spawn(async move {
-            db.write_often("claims::dispatch", |conn| {
-                let round = Arc::clone(&of_task);
-                Box::pin(async move { dispatch(conn, &round).await })
-            })
+            let of_rest = Arc::clone(&of_task);
+            db.write_in_flights(
+                "claims::dispatch",
+                move |conn| {
+                    let round = Arc::clone(&of_task);
+                    Box::pin(async move { begin(conn, &round).await })
+                },
+                move |conn, begun| {
+                    let round = Arc::clone(&of_rest);
+                    Box::pin(async move { dispatch(conn, &round, begun).await })
+                },
+            )
             .await
         });
         self.running.insert(task.id(), Begun { round, fresh });

@@ -352,7 +352,7 @@ pub struct Renewed {
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn renew_free(conn: &mut Conn, asked: &[Asked]) -> Result<Vec<Renewed>> {
+pub async fn renew_free(conn: &Conn, asked: &[Asked]) -> Result<Vec<Renewed>> {
     let rows = renew_by(conn, &RENEW_FREE, asked).await?;
     let renewed = rows.into_iter().filter(|row| row.renewed).map(|row| {
         Ok(Renewed {
@@ -383,7 +383,7 @@ async fn renew(conn: &mut Conn, mut asked: Vec<Asked>) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-async fn renew_by(conn: &mut Conn, text: &str, asked: &[Asked]) -> Result<Vec<Row>> {
+async fn renew_by(mut conn: &Conn, text: &str, asked: &[Asked]) -> Result<Vec<Row>> {
     let mut agents = Vec::with_capacity(asked.len());
     let mut incarnations = Vec::with_capacity(asked.len());
     let mut waits = Vec::with_capacity(asked.len());
@@ -399,7 +399,7 @@ async fn renew_by(conn: &mut Conn, text: &str, asked: &[Asked]) -> Result<Vec<Ro
         .bind::<Array<BigInt>, _>(incarnations)
         .bind::<Array<Nullable<Double>>, _>(waits)
         .bind::<Array<Nullable<Integer>>, _>(most)
-        .load(conn)
+        .load(&mut conn)
         .await?)
 }
 

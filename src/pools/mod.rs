@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::http::{Checks, Preconditions};
 use crate::problem::Problem;
 
-pub use store::{Position, epoch_floor, rules, rules_of};
+pub use store::{Position, epoch_floor, rules, rules_of, rules_of_some};
 
 /// How a PUT ended.
 pub struct Put {

@@ -163,17 +163,36 @@ pub async fn rules(mut conn: &Conn, name: &str) -> Result<PoolSpec> {
 }
 
 /// The rules that hold in each of these pools.
+///
+/// # Errors
+/// `PoolNotFound` where one of them is not there.
 pub async fn rules_of(
     conn: &Conn,
     names: impl IntoIterator<Item = &str> + Send,
 ) -> Result<BTreeMap<String, PoolSpec>> {
     let names: BTreeSet<String> = names.into_iter().map(ToOwned::to_owned).collect();
-    let mut rules = BTreeMap::new();
-    for name in names {
-        let of = self::rules(conn, &name).await?;
-        rules.insert(name, of);
+    let rules = rules_of_some(conn, &names).await?;
+    match names.into_iter().find(|name| !rules.contains_key(name)) {
+        Some(missing) => Err(Error::PoolNotFound(missing)),
+        None => Ok(rules),
     }
-    Ok(rules)
+}
+
+/// As [`rules_of`], of those of them that are there.
+pub async fn rules_of_some(
+    mut conn: &Conn,
+    names: &BTreeSet<String>,
+) -> Result<BTreeMap<String, PoolSpec>> {
+    if names.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let rows: Vec<PoolRow> = pools::table
+        .select(PoolRow::as_select())
+        .filter(pools::name.eq_any(Vec::from_iter(names)))
+        .load(&mut conn)
+        .await?;
+    let rules = rows.into_iter().map(|row| (row.name.clone(), row.spec()));
+    Ok(rules.collect())
 }
 
 /// No new lease epoch is below this.

@@ -4,21 +4,24 @@
 //! - No agent waits for another one: in a batch only agents and sessions that nobody else has locked are
 //!   looked at, and whoever is left out does it alone, outside of the batches.
 //! - No agent's report can fail another one's: a batch that fails is taken apart.
+//! - What an agent does not hold is locked only once its lease is known to hold.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 use diesel::sql_types::{Array, BigInt, Bool, Text, Timestamptz};
 use diesel_async::RunQueryDsl;
-use lessor_protocol::{Actor, ActorType, Outcome, Report, ReportCode, ReportResult, tenant_of};
+use lessor_protocol::{
+    Actor, ActorType, Outcome, PoolSpec, Report, ReportCode, ReportResult, tenant_of,
+};
 use uuid::Uuid;
 
 use crate::agents;
 use crate::error::{Error, Result};
 use crate::leases::{self, Asked, ClaimOf, Renewal};
 use crate::pools;
-use crate::sessions::{self, Assignee, Context, Draft};
+use crate::sessions::{self, Assignee, Context, Draft, SessionRow};
 use crate::store::{Conn, Db, Statement};
 use crate::wakeups::{Hints, Hub};
 
@@ -56,16 +59,38 @@ enum Lock {
     Renew,
 }
 
+/// The pools of the agents of the last batch, whose rules the next one reads with its first statements. A few: the
+/// rules of others are read once it is known whose they are.
+#[derive(Clone, Debug, Default)]
+pub struct Pools(Arc<Mutex<BTreeSet<String>>>);
+
+impl Pools {
+    const MOST: usize = 16;
+
+    fn known(&self) -> BTreeSet<String> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.clone()
+    }
+
+    fn keep<'a>(&self, pools: impl Iterator<Item = &'a str>) {
+        let pools: BTreeSet<&str> = pools.collect();
+        let pools = pools.into_iter().take(Self::MOST).map(ToOwned::to_owned);
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = pools.collect();
+    }
+}
+
 /// Takes what several agents say, who claim with it or do not. Each call has its own answer, in their order.
 pub async fn take_together(
     db: &Db,
     hub: &Hub,
+    pools: &Pools,
     calls: Vec<Arc<Said>>,
     they_claim: bool,
 ) -> Vec<Result<Taken>> {
     let count = calls.len();
     let lock = if they_claim { Lock::Renew } else { Lock::Free };
-    match take(db, hub, Arc::new(calls), lock).await {
+    match take(db, hub, pools, Arc::new(calls), lock).await {
         Ok(taken) => taken,
         Err(Error::DatabaseUnavailable(why)) => {
             let told = std::iter::repeat_with(|| Err(Error::DatabaseUnavailable(why.clone())));
@@ -85,7 +110,8 @@ pub async fn take_together(
 /// # Errors
 /// `AgentNotRegistered`, `AgentSuperseded`, `LeaseExpired`, `DatabaseUnavailable`.
 pub async fn take_alone(db: &Db, hub: &Hub, call: Arc<Said>) -> Result<Vec<ReportResult>> {
-    let taken = take(db, hub, Arc::new(vec![call]), Lock::Wait).await?;
+    let calls = Arc::new(vec![call]);
+    let taken = take(db, hub, &Pools::default(), calls, Lock::Wait).await?;
     match taken.into_iter().next() {
         Some(taken) => Ok(taken?.results.unwrap_or_default()),
         None => Err(Error::Internal("a call has no answer".to_owned())),
@@ -95,14 +121,24 @@ pub async fn take_alone(db: &Db, hub: &Hub, call: Arc<Said>) -> Result<Vec<Repor
 async fn take(
     db: &Db,
     hub: &Hub,
+    pools: &Pools,
     calls: Arc<Vec<Arc<Said>>>,
     lock: Lock,
 ) -> Result<Vec<Result<Taken>>> {
+    let known = Arc::new(pools.known());
+    let (first, rest) = (Arc::clone(&calls), calls);
     let (taken, hints) = db
-        .write_often("reports::take", move |conn| {
-            let calls = Arc::clone(&calls);
-            Box::pin(async move { take_in(conn, &calls, lock).await })
-        })
+        .write_in_flights(
+            "reports::take",
+            move |conn| {
+                let (calls, known) = (Arc::clone(&first), Arc::clone(&known));
+                Box::pin(async move { begin(conn, &calls, lock, &known).await })
+            },
+            move |conn, begun| {
+                let (calls, pools) = (Arc::clone(&rest), pools.clone());
+                Box::pin(async move { take_in(conn, &pools, &calls, lock, begun).await })
+            },
+        )
         .await?;
     hub.committed(hints);
     Ok(taken)
@@ -137,7 +173,7 @@ impl Reporter {
 }
 
 /// The agents of a batch, locked, by the order of their names.
-async fn lock_agents(conn: &mut Conn, calls: &[Arc<Said>], lock: Lock) -> Result<Vec<Reporter>> {
+async fn lock_agents(mut conn: &Conn, calls: &[Arc<Said>], lock: Lock) -> Result<Vec<Reporter>> {
     let names: Vec<String> = calls.iter().map(|call| call.agent.clone()).collect();
     let others = if lock == Lock::Wait {
         ""
@@ -147,13 +183,13 @@ async fn lock_agents(conn: &mut Conn, calls: &[Arc<Said>], lock: Lock) -> Result
     let text = include_str!("lock_agents.sql").replace("{others}", others);
     Ok(Statement::new(&text)
         .bind::<Array<Text>, _>(names)
-        .load(conn)
+        .load(&mut conn)
         .await?)
 }
 
 /// The same of those who claim with it, with what each is told of its lease.
 async fn renew_agents(
-    conn: &mut Conn,
+    conn: &Conn,
     calls: &[Arc<Said>],
 ) -> Result<(Vec<Reporter>, HashMap<String, Renewal>)> {
     let mut seen = HashSet::new();
@@ -178,41 +214,101 @@ async fn renew_agents(
     Ok(renewed.unzip())
 }
 
-async fn take_in(
-    conn: &mut Conn,
+/// What the first flight of a batch finds.
+struct Begun {
+    reporters: Vec<Reporter>,
+    renewals: HashMap<String, Renewal>,
+    /// Sessions that these agents hold.
+    rows: Vec<SessionRow>,
+    rules: BTreeMap<String, PoolSpec>,
+}
+
+/// Locks who reports, and at the same time what they hold, if nobody is waited for.
+async fn begin(
+    conn: &Conn,
     calls: &[Arc<Said>],
     lock: Lock,
+    known: &BTreeSet<String>,
+) -> Result<Begun> {
+    let agents = async {
+        if lock == Lock::Renew {
+            renew_agents(conn, calls).await
+        } else {
+            Ok((lock_agents(conn, calls, lock).await?, HashMap::new()))
+        }
+    };
+    if lock == Lock::Wait {
+        let (reporters, renewals) = agents.await?;
+        let (rows, rules) = (Vec::new(), BTreeMap::new());
+        return Ok(Begun {
+            reporters,
+            renewals,
+            rows,
+            rules,
+        });
+    }
+    let ids: Vec<Uuid> = sessions_of(calls.iter());
+    let of: Vec<&str> = calls.iter().map(|call| call.agent.as_str()).collect();
+    let (agents, rows, rules) = futures_util::join!(
+        agents,
+        sessions::lock_assigned_free(conn, &ids, of),
+        pools::rules_of_some(conn, known),
+    );
+    let ((reporters, renewals), rows, rules) = (agents?, rows?, rules?);
+    Ok(Begun {
+        reporters,
+        renewals,
+        rows,
+        rules,
+    })
+}
+
+fn sessions_of<'a>(calls: impl Iterator<Item = &'a Arc<Said>>) -> Vec<Uuid> {
+    calls
+        .flat_map(|call| call.reports.iter().map(|report| report.session_id))
+        .collect()
+}
+
+async fn take_in(
+    conn: &mut Conn,
+    pools: &Pools,
+    calls: &[Arc<Said>],
+    lock: Lock,
+    begun: Begun,
 ) -> Result<(Vec<Result<Taken>>, Hints)> {
     let waits = lock == Lock::Wait;
-    let (reporters, mut renewals) = if lock == Lock::Renew {
-        renew_agents(conn, calls).await?
-    } else {
-        (lock_agents(conn, calls, lock).await?, HashMap::new())
-    };
+    let Begun {
+        reporters,
+        mut renewals,
+        mut rows,
+        mut rules,
+    } = begun;
     let by_name: HashMap<&str, &Reporter> =
         reporters.iter().map(|r| (r.name.as_str(), r)).collect();
-    // Before any session is locked for them.
     let fenced: Vec<Result<&Reporter>> = calls
         .iter()
         .map(|call| fence(call, by_name.get(call.agent.as_str()).copied()))
         .collect();
     let may = calls.iter().zip(&fenced).filter(|(_, f)| f.is_ok());
-    let ids: Vec<Uuid> = may
-        .flat_map(|(call, _)| call.reports.iter().map(|report| report.session_id))
-        .collect();
-    let (rows, pools) = {
+    let had: HashSet<Uuid> = rows.iter().map(|row| row.id).collect();
+    let mut others = sessions_of(may.map(|(call, _)| call));
+    others.retain(|id| !had.contains(id));
+    {
         let shared: &Conn = conn;
         let lock = async {
             if waits {
-                sessions::lock(shared, &ids).await
+                sessions::lock(shared, &others).await
             } else {
-                sessions::lock_free(shared, &ids).await
+                sessions::lock_free(shared, &others).await
             }
         };
         let of = reporters.iter().map(|r| r.pool.as_str());
-        let (rows, pools) = futures_util::join!(lock, pools::rules_of(shared, of));
-        (rows?, pools?)
-    };
+        let unknown = of.filter(|pool| !rules.contains_key(*pool));
+        let (more_rows, more_rules) = futures_util::join!(lock, pools::rules_of(shared, unknown));
+        rows.extend(more_rows?);
+        rules.extend(more_rules?);
+    }
+    pools.keep(reporters.iter().map(|r| r.pool.as_str()));
     let mut drafts: BTreeMap<Uuid, Draft> = rows
         .into_iter()
         .map(|row| (row.id, Draft::of(row)))
@@ -254,7 +350,7 @@ async fn take_in(
         };
         let ctx = Context {
             now: reporter.now,
-            pool: &pools[&reporter.pool],
+            pool: &rules[&reporter.pool],
             actor: &actor,
             epoch_floor: 0,
         };

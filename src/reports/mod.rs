@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::leases::{ClaimOf, Renewal};
 use crate::store::{Batches, Db, Gather, Limits};
 use crate::wakeups::Hub;
-use gathered::{Said, Taken};
+use gathered::{Pools, Said, Taken};
 
 /// The most reports in one call.
 pub const MAX_REPORTS: usize = 1_000;
@@ -70,10 +70,10 @@ impl Taking {
     /// Takes reports until it is cancelled.
     pub async fn run(self, db: Db, hub: Hub, stop: CancellationToken) {
         let take = |they_claim| {
-            let (db, hub) = (db.clone(), hub.clone());
+            let (db, hub, pools) = (db.clone(), hub.clone(), Pools::default());
             move |calls| {
-                let (db, hub) = (db.clone(), hub.clone());
-                async move { gathered::take_together(&db, &hub, calls, they_claim).await }
+                let (db, hub, pools) = (db.clone(), hub.clone(), pools.clone());
+                async move { gathered::take_together(&db, &hub, &pools, calls, they_claim).await }
             }
         };
         tokio::join!(

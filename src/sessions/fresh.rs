@@ -38,6 +38,15 @@ impl Draft {
         }
     }
 
+    /// Whether a new session that is not placed yet may be there: on the platform and in the region that it asks for,
+    /// if it does.
+    #[must_use]
+    pub fn may_be_in(&self, home: &Home) -> bool {
+        let row = &self.row;
+        (row.platform.is_empty() || row.platform == home.platform)
+            && (row.region.is_none() || row.region == home.region)
+    }
+
     /// Whether any agent of its pool may start it now, whatever its labels.
     #[must_use]
     pub fn starts_anywhere(&self) -> bool {

@@ -33,7 +33,13 @@ impl Those {
             Self::Possible if named => "ON CONFLICT (name) WHERE name IS NOT NULL DO NOTHING",
             Self::All | Self::Possible => "",
         };
-        include_str!("insert.sql").replace("{conflict}", conflict)
+        text_of(&[
+            ("{conflict}", conflict),
+            ("{may}", ""),
+            ("{enough}", "(SELECT count(*) FROM asked) >= $4"),
+            ("{given}", "true"),
+            ("{more}", " FROM made m"),
+        ])
     }
 
     /// How many must be possible, of so many, for any to be inserted.
@@ -43,6 +49,48 @@ impl Those {
             Self::Possible => 0,
         }
     }
+}
+
+fn text_of(parts: &[(&str, &str)]) -> String {
+    let text = include_str!("insert.sql").to_owned();
+    let put = |text: String, (name, part): &(&str, &str)| text.replace(name, part);
+    parts.iter().fold(text, put)
+}
+
+/// The texts of the statements that insert new sessions, so that tests can look at their plans.
+#[must_use]
+pub fn insert_texts() -> [String; 2] {
+    [Those::All.text(false), Those::Possible.text(true)]
+}
+
+/// The text of the statement that inserts a new session, offered already, where `may` has a row: a query that may
+/// lock the agent. Whether it does is all that `$4` and those after `$6` are for. The statement answers with
+/// `platform`, `region`, `now`, and the row of `may`.
+#[must_use]
+pub fn text_if(may: &str) -> String {
+    text_of(&[
+        ("{conflict}", ""),
+        ("{may}", &format!(", may AS MATERIALIZED (\n{may})")),
+        ("{enough}", "EXISTS (SELECT FROM may)"),
+        ("{given}", "EXISTS (SELECT FROM made)"),
+        ("{more}", ", y.* FROM made m, may y"),
+    ])
+}
+
+/// What such a statement is given: sessions with all that is new with them, as `$1` to `$6`.
+pub fn to_insert<'a>(text: &'a str, drafts: &'a [Draft], fourth: i64) -> Statement<'a> {
+    let changed: Vec<&Draft> = drafts.iter().collect();
+    let pools: BTreeSet<&str> = drafts.iter().map(|d| d.row.agent_pool.as_str()).collect();
+    let rows: Vec<_> = drafts.iter().map(|draft| &draft.row).collect();
+    let events: Vec<_> = drafts.iter().flat_map(|draft| &draft.events).collect();
+    let opened: Vec<_> = drafts.iter().filter_map(|d| d.opened.as_ref()).collect();
+    Statement::new(text)
+        .bind::<Array<ArgNewSession>, _>(rows)
+        .bind::<Array<ArgEvent>, _>(events)
+        .bind::<Array<Text>, _>(Vec::from_iter(pools))
+        .bind::<BigInt, _>(fourth)
+        .bind::<Array<ArgLedgerOpened>, _>(opened)
+        .bind::<Array<ArgAgent>, _>(agent_changes(&changed))
 }
 
 #[derive(QueryableByName)]
@@ -65,18 +113,7 @@ struct Made {
 pub async fn insert(conn: &mut Conn, drafts: &mut [Draft], those: Those) -> Result<Vec<bool>> {
     let named = drafts.iter().any(|draft| draft.row.name.is_some());
     let text = those.text(named);
-    let changed: Vec<&Draft> = drafts.iter().collect();
-    let pools: BTreeSet<&str> = drafts.iter().map(|d| d.row.agent_pool.as_str()).collect();
-    let rows: Vec<_> = drafts.iter().map(|draft| &draft.row).collect();
-    let events: Vec<_> = drafts.iter().flat_map(|draft| &draft.events).collect();
-    let opened: Vec<_> = drafts.iter().filter_map(|d| d.opened.as_ref()).collect();
-    let made: Vec<Made> = Statement::new(&text)
-        .bind::<Array<ArgNewSession>, _>(rows)
-        .bind::<Array<ArgEvent>, _>(events)
-        .bind::<Array<Text>, _>(Vec::from_iter(pools))
-        .bind::<BigInt, _>(those.least(drafts.len()))
-        .bind::<Array<ArgLedgerOpened>, _>(opened)
-        .bind::<Array<ArgAgent>, _>(agent_changes(&changed))
+    let made: Vec<Made> = to_insert(&text, drafts, those.least(drafts.len()))
         .load(conn)
         .await?;
     let mut made: HashMap<Uuid, Made> = made.into_iter().map(|made| (made.id, made)).collect();

@@ -47,7 +47,8 @@ pub use draft::{Assignee, Context, Draft, backoff, duration, system};
 pub use filter::SessionFilter;
 pub use fresh::Home;
 pub use gathered::{Creating, CreatingWorker};
-pub use insert::{Those, insert};
+pub use insert::{Those, insert, insert_texts};
+pub(crate) use insert::{text_if as insert_text_if, to_insert};
 pub use list::list;
 pub use many::{Many, Step};
 pub use migration::{Destination, Way};
@@ -57,8 +58,8 @@ pub use shape::texts as write_texts;
 pub use state::{DOMAIN_WORK, Next, Reach, Situation, allowed, next};
 // What other rooms lock and read inside their own transactions.
 pub(crate) use store::{
-    by_ids, find, load, lock, lock_assigned_to, lock_free, now, now_that_all_is_locked,
-    with_columns,
+    by_ids, find, load, lock, lock_assigned_free, lock_assigned_to, lock_free, now,
+    now_that_all_is_locked, with_columns,
 };
 pub(crate) use verbs::lock_with_agent;
 pub use verbs::{delete, get, patch, retry};

@@ -61,15 +61,38 @@ pub async fn lock_free(conn: &Conn, ids: &[Uuid]) -> Result<Vec<SessionRow>> {
     lock_by(conn, text, ids).await
 }
 
-async fn lock_by(conn: &Conn, text: &str, ids: &[Uuid]) -> Result<Vec<SessionRow>> {
-    if ids.is_empty() {
+/// As [`lock_free`], of those that are assigned to one of these agents.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn lock_assigned_free(
+    conn: &Conn,
+    ids: &[Uuid],
+    agents: Vec<&str>,
+) -> Result<Vec<SessionRow>> {
+    let Some(ids) = in_order(ids) else {
         return Ok(Vec::new());
-    }
+    };
+    let statement = Statement::new(with_columns(include_str!("lock_assigned_free.sql")))
+        .bind::<Array<SqlUuid>, _>(ids)
+        .bind::<Array<Text>, _>(agents);
+    load(conn, statement).await
+}
+
+async fn lock_by(conn: &Conn, text: &str, ids: &[Uuid]) -> Result<Vec<SessionRow>> {
+    let Some(ids) = in_order(ids) else {
+        return Ok(Vec::new());
+    };
+    let statement = Statement::new(with_columns(text)).bind::<Array<SqlUuid>, _>(ids);
+    load(conn, statement).await
+}
+
+/// Each once, in the order in which they are locked; none where there is none.
+fn in_order(ids: &[Uuid]) -> Option<Vec<Uuid>> {
     let mut ids = ids.to_vec();
     ids.sort_unstable();
     ids.dedup();
-    let statement = Statement::new(with_columns(text)).bind::<Array<SqlUuid>, _>(ids);
-    load(conn, statement).await
+    Some(ids).filter(|ids| !ids.is_empty())
 }
 
 /// Locks all sessions that are assigned to these agents. The agents must have been locked before.

@@ -27,7 +27,7 @@ pub struct Spent {
 
 /// What is left of the pool's index when what is spent is taken away, as stretches each of which is one
 /// look at the index that ends by itself.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Around {
     /// Between the selectors of which something is known.
     pub(super) keys: Vec<KeyStretch>,

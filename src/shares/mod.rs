@@ -33,7 +33,7 @@ pub use around::{Around, Range, Spent};
 pub use memory::{Memory, Walked};
 pub use state::{Moved, Turns};
 pub use store::Position;
-pub(crate) use store::{WAITS, limited, places, queues, record, waits, with_waits};
+pub(crate) use store::{WAITS, limited, places, queues, record, waits, waits_in, with_waits};
 
 /// Where a walk over the queues begins; at the first of them if both are empty. Pools with more
 /// queues than one walk sees are seen in turn.

@@ -160,6 +160,17 @@ pub fn with_waits<'a>(text: &'a str, pool: &str, around: &'a Around) -> Statemen
         .bind::<Json, _>(AsJson(&around.ranges))
 }
 
+/// [`WAITS`] as a part of another statement, in which `pool` is the pool and `around` an [`Around`] as JSON. Neither
+/// may be named by an alias that is in [`WAITS`] too.
+pub fn waits_in(pool: &str, around: &str) -> String {
+    let of = |part: &str| format!("{around} -> '{part}'");
+    WAITS
+        .replace("$1", pool)
+        .replace("$2", &of("keys"))
+        .replace("$3", &of("owners"))
+        .replace("$4", &of("ranges"))
+}
+
 /// Whether anything waits to be started in a pool, where it is not known to be spent. It may be sent
 /// together with other statements.
 ///

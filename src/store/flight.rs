@@ -1,11 +1,15 @@
-//! A transaction whose beginning travels with its first statements, which saves a round trip.
+//! Transactions whose beginning travels with their first statements, which saves a round trip.
+//!
+//! The statements of a flight are sent in the order in which they are polled first, and run in that order, but for
+//! one that is not prepared on that connection yet: it comes after those that are. So nothing of a flight may need
+//! that another of it has run, but for the lock that it takes.
 
 use diesel_async::SimpleAsyncConnection;
 use diesel_async::pooled_connection::deadpool::Object;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::{Conn, Db, PATIENCE, Timer, checkout};
+use super::{Conn, Db, PATIENCE, Timer, Tries, checkout};
 use crate::error::{Error, Result};
 
 /// A connection inside a transaction that Diesel knows nothing of. Unless it is said to be clean, it does
@@ -53,6 +57,43 @@ impl Db {
     {
         let _timer = Timer::start(name);
         let deadline = Instant::now() + PATIENCE;
+        self.fly(deadline, first, rest).await
+    }
+
+    /// As [`Db::write_often`], with a beginning as that of [`Db::write_once`].
+    ///
+    /// # Errors
+    /// As [`Db::write_often`].
+    pub async fn write_in_flights<A, R, F, G>(
+        &self,
+        name: &'static str,
+        first: F,
+        rest: G,
+    ) -> Result<R>
+    where
+        A: Send,
+        R: Send,
+        F: for<'c> Fn(&'c Conn) -> BoxFuture<'c, Result<A>> + Send + Sync,
+        G: for<'c> Fn(&'c mut Conn, A) -> BoxFuture<'c, Result<R>> + Send + Sync,
+    {
+        let _timer = Timer::start(name);
+        let deadline = Instant::now() + PATIENCE;
+        let mut tries = Tries::of(name);
+        loop {
+            match self.fly(deadline, &first, &rest).await {
+                Err(error) => tries.go_on(error)?,
+                done => return done,
+            }
+        }
+    }
+
+    async fn fly<A, R, F, G>(&self, deadline: Instant, first: F, rest: G) -> Result<R>
+    where
+        A: Send,
+        R: Send,
+        F: for<'c> FnOnce(&'c Conn) -> BoxFuture<'c, Result<A>> + Send,
+        G: for<'c> FnOnce(&'c mut Conn, A) -> BoxFuture<'c, Result<R>> + Send,
+    {
         let mut begun = Begun(Some(checkout(&self.often, deadline).await?));
         let run = async {
             let conn = begun.shared()?;
@@ -68,17 +109,15 @@ impl Db {
             say(begun.shared()?, end).await?;
             done
         };
-        let answer = tokio::time::timeout_at(deadline, run).await;
-        match answer {
+        match tokio::time::timeout_at(deadline, run).await {
             Ok(Ok(done)) => {
                 begun.clean();
                 self.committed.notify_one();
                 Ok(done)
             }
+            // What is broken goes with its connection, and a plan that is stale.
+            Ok(Err(error @ (Error::DatabaseUnavailable(_) | Error::StalePlan(_)))) => Err(error),
             // Rolled back in order, and as good as before.
-            Ok(Err(
-                error @ (Error::DatabaseUnavailable(_) | Error::StalePlan(_) | Error::Retry(_)),
-            )) => Err(error),
             Ok(Err(error)) => {
                 begun.clean();
                 Err(error)

@@ -249,9 +249,8 @@ impl Db {
         let _timer = Timer::start(name);
         // One for all of it: waiting for a connection, opening it, and every try.
         let deadline = Instant::now() + PATIENCE;
-        let mut tries = 0;
+        let mut tries = Tries::of(name);
         loop {
-            tries += 1;
             let mut conn = checkout(pool, deadline).await?;
             let run = conn.transaction(async |conn| {
                 // A transaction is what it is before its first query.
@@ -260,29 +259,16 @@ impl Db {
                 }
                 body(conn).await
             });
-            let answer = match tokio::time::timeout_at(deadline, run).await {
-                Ok(answer) => answer,
+            let error = match tokio::time::timeout_at(deadline, run).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => error,
                 Err(_) => return Err(self.abandon(conn)),
             };
-            match answer {
-                Err(Error::Retry(why)) if tries < TRIES => {
-                    metrics::counter!("lessor_db_retries_total", "transaction" => name)
-                        .increment(1);
-                    tracing::debug!(transaction = name, %why, tries, "conflict, running it again");
-                }
-                // Each connection has a plan of its own, so this does not count as a try: there may
-                // be as many in a row as there are connections.
-                Err(Error::StalePlan(why)) => {
-                    drop(Object::take(conn));
-                    tracing::info!(transaction = name, %why, "a new connection prepares it anew");
-                }
-                Err(error @ Error::DatabaseUnavailable(_)) => {
-                    // The connection may be what is broken: the next caller gets a new one.
-                    drop(Object::take(conn));
-                    return Err(error);
-                }
-                answer => return answer,
+            if matches!(error, Error::StalePlan(_) | Error::DatabaseUnavailable(_)) {
+                // The connection may be what is broken: the next caller gets a new one.
+                drop(Object::take(conn));
             }
+            tries.go_on(error)?;
         }
     }
 
@@ -334,6 +320,45 @@ async fn checkout(pool: &Pool<Conn>, deadline: Instant) -> Result<Object<Conn>> 
         .await
         .map_err(|_| Error::DatabaseUnavailable("no connection could be had in time".to_owned()))?
         .map_err(|error| Error::DatabaseUnavailable(error.to_string()))
+}
+
+/// How often a transaction has been run.
+struct Tries {
+    transaction: &'static str,
+    conflicts: u32,
+}
+
+impl Tries {
+    fn of(transaction: &'static str) -> Self {
+        Self {
+            transaction,
+            conflicts: 0,
+        }
+    }
+
+    /// Whether it is run again after this.
+    ///
+    /// # Errors
+    /// The same, if it is not.
+    fn go_on(&mut self, error: Error) -> Result<()> {
+        let transaction = self.transaction;
+        match error {
+            Error::Retry(why) if self.conflicts + 1 < TRIES => {
+                self.conflicts += 1;
+                metrics::counter!("lessor_db_retries_total", "transaction" => transaction)
+                    .increment(1);
+                tracing::debug!(transaction, %why, self.conflicts, "conflict, running it again");
+                Ok(())
+            }
+            // Each connection has a plan of its own, so this does not count as a try: there may
+            // be as many in a row as there are connections.
+            Error::StalePlan(why) => {
+                tracing::info!(transaction, %why, "a new connection prepares it anew");
+                Ok(())
+            }
+            error => Err(error),
+        }
+    }
 }
 
 /// Counts and times a transaction by its name.
