@@ -6,23 +6,19 @@
 //! - No agent's report can fail another one's: a batch that fails is taken apart.
 //! - What an agent does not hold is locked only once its lease is known to hold.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
-use diesel::sql_types::{Array, BigInt, Bool, Text, Timestamptz};
-use diesel_async::RunQueryDsl;
-use lessor_protocol::{
-    Actor, ActorType, Outcome, PoolSpec, Report, ReportCode, ReportResult, tenant_of,
-};
+use lessor_protocol::{Actor, ActorType, Outcome, Report, ReportCode, ReportResult, tenant_of};
 use uuid::Uuid;
 
+use super::begin::{Begun, Lock, Pools, Reporter, begin, sessions_of};
 use crate::agents;
 use crate::error::{Error, Result};
-use crate::leases::{self, Asked, ClaimOf, Renewal};
+use crate::leases::{ClaimOf, Renewal};
 use crate::pools;
-use crate::sessions::{self, Assignee, Context, Draft, SessionRow};
-use crate::store::{Conn, Db, Statement};
+use crate::sessions::{self, Assignee, Context, Draft};
+use crate::store::{Conn, Db};
 use crate::wakeups::{Hints, Hub};
 
 /// What an agent says in one call.
@@ -46,38 +42,6 @@ pub struct Taken {
     pub renewal: Option<Renewal>,
     /// The results in the order of its reports.
     pub results: Option<Vec<ReportResult>>,
-}
-
-/// How the agents of a batch are locked.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Lock {
-    /// Whoever has one of them is waited for.
-    Wait,
-    /// Those that nobody else has.
-    Free,
-    /// Those that nobody else has, whose leases are renewed with it: all of them claim.
-    Renew,
-}
-
-/// The pools of the agents of the last batch, whose rules the next one reads with its first statements. A few: the
-/// rules of others are read once it is known whose they are.
-#[derive(Clone, Debug, Default)]
-pub struct Pools(Arc<Mutex<BTreeSet<String>>>);
-
-impl Pools {
-    const MOST: usize = 16;
-
-    fn known(&self) -> BTreeSet<String> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.clone()
-    }
-
-    fn keep<'a>(&self, pools: impl Iterator<Item = &'a str>) {
-        let pools: BTreeSet<&str> = pools.collect();
-        let pools = pools.into_iter().take(Self::MOST).map(ToOwned::to_owned);
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = pools.collect();
-    }
 }
 
 /// Takes what several agents say, who claim with it or do not. Each call has its own answer, in their order.
@@ -142,131 +106,6 @@ async fn take(
         .await?;
     hub.committed(hints);
     Ok(taken)
-}
-
-#[derive(diesel::QueryableByName)]
-struct Reporter {
-    #[diesel(sql_type = Text)]
-    name: String,
-    #[diesel(sql_type = Text)]
-    pool: String,
-    #[diesel(sql_type = Text)]
-    resource_domain: String,
-    #[diesel(sql_type = BigInt)]
-    incarnation: i64,
-    #[diesel(sql_type = Bool)]
-    live: bool,
-    #[diesel(sql_type = Bool)]
-    has_let_lapse: bool,
-    #[diesel(sql_type = Timestamptz)]
-    now: DateTime<Utc>,
-}
-
-impl Reporter {
-    fn assignee(&self) -> Assignee {
-        Assignee {
-            name: self.name.clone(),
-            incarnation: self.incarnation,
-            resource_domain: self.resource_domain.clone(),
-        }
-    }
-}
-
-/// The agents of a batch, locked, by the order of their names.
-async fn lock_agents(mut conn: &Conn, calls: &[Arc<Said>], lock: Lock) -> Result<Vec<Reporter>> {
-    let names: Vec<String> = calls.iter().map(|call| call.agent.clone()).collect();
-    let others = if lock == Lock::Wait {
-        ""
-    } else {
-        " SKIP LOCKED"
-    };
-    let text = include_str!("lock_agents.sql").replace("{others}", others);
-    Ok(Statement::new(&text)
-        .bind::<Array<Text>, _>(names)
-        .load(&mut conn)
-        .await?)
-}
-
-/// The same of those who claim with it, with what each is told of its lease.
-async fn renew_agents(
-    conn: &Conn,
-    calls: &[Arc<Said>],
-) -> Result<(Vec<Reporter>, HashMap<String, Renewal>)> {
-    let mut seen = HashSet::new();
-    let asked: Vec<Asked> = calls
-        .iter()
-        .filter(|call| seen.insert(&call.agent))
-        .map(|call| (call.agent.clone(), call.incarnation, call.claim))
-        .collect();
-    let renewed = leases::renew_free(conn, &asked).await?;
-    let renewed = renewed.into_iter().map(|renewed| {
-        let reporter = Reporter {
-            name: renewed.agent.clone(),
-            pool: renewed.renewal.pool.clone(),
-            resource_domain: renewed.renewal.resource_domain.clone(),
-            incarnation: renewed.incarnation,
-            live: true,
-            has_let_lapse: renewed.has_let_lapse,
-            now: renewed.now,
-        };
-        (reporter, (renewed.agent, renewed.renewal))
-    });
-    Ok(renewed.unzip())
-}
-
-/// What the first flight of a batch finds.
-struct Begun {
-    reporters: Vec<Reporter>,
-    renewals: HashMap<String, Renewal>,
-    /// Sessions that these agents hold.
-    rows: Vec<SessionRow>,
-    rules: BTreeMap<String, PoolSpec>,
-}
-
-/// Locks who reports, and at the same time what they hold, if nobody is waited for.
-async fn begin(
-    conn: &Conn,
-    calls: &[Arc<Said>],
-    lock: Lock,
-    known: &BTreeSet<String>,
-) -> Result<Begun> {
-    let agents = async {
-        if lock == Lock::Renew {
-            renew_agents(conn, calls).await
-        } else {
-            Ok((lock_agents(conn, calls, lock).await?, HashMap::new()))
-        }
-    };
-    if lock == Lock::Wait {
-        let (reporters, renewals) = agents.await?;
-        let (rows, rules) = (Vec::new(), BTreeMap::new());
-        return Ok(Begun {
-            reporters,
-            renewals,
-            rows,
-            rules,
-        });
-    }
-    let ids: Vec<Uuid> = sessions_of(calls.iter());
-    let of: Vec<&str> = calls.iter().map(|call| call.agent.as_str()).collect();
-    let (agents, rows, rules) = futures_util::join!(
-        agents,
-        sessions::lock_assigned_free(conn, &ids, of),
-        pools::rules_of_some(conn, known),
-    );
-    let ((reporters, renewals), rows, rules) = (agents?, rows?, rules?);
-    Ok(Begun {
-        reporters,
-        renewals,
-        rows,
-        rules,
-    })
-}
-
-fn sessions_of<'a>(calls: impl Iterator<Item = &'a Arc<Said>>) -> Vec<Uuid> {
-    calls
-        .flat_map(|call| call.reports.iter().map(|report| report.session_id))
-        .collect()
 }
 
 async fn take_in(

@@ -5,6 +5,7 @@
 //! assignee and epoch once more. What many agents say at the same time is taken in one transaction
 //! (`gathered.rs`), with the leases of those who claim with it; what one says alone does not wait for others.
 
+mod begin;
 mod gathered;
 pub mod http;
 
@@ -18,7 +19,8 @@ use crate::error::{Error, Result};
 use crate::leases::{ClaimOf, Renewal};
 use crate::store::{Batches, Db, Gather, Limits};
 use crate::wakeups::Hub;
-use gathered::{Pools, Said, Taken};
+use begin::Pools;
+use gathered::{Said, Taken};
 
 /// The most reports in one call.
 pub const MAX_REPORTS: usize = 1_000;

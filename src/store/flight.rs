@@ -1,8 +1,8 @@
 //! Transactions whose beginning travels with their first statements, which saves a round trip.
 //!
 //! The statements of a flight are sent in the order in which they are polled first, and run in that order, but for
-//! one that is not prepared on that connection yet: it comes after those that are. So nothing of a flight may need
-//! that another of it has run, but for the lock that it takes.
+//! one that is not prepared on that connection yet: it comes after those that are. So a flight has to be right in any
+//! order. The first that fails is the reason: those behind it find the transaction given up.
 
 use diesel_async::SimpleAsyncConnection;
 use diesel_async::pooled_connection::deadpool::Object;
