@@ -3,7 +3,7 @@
 //! Ours: each request claims 50 and carries the 50 reports that accept what the agent's last one was given,
 //! over 1,024 agents. The reference: one statement that claims 50 rows in the order of the queue, and one
 //! that accepts these 50; no agents, no slots, no history. Each side has the number of clients, of 4, 8, 16,
-//! 32 and 64, at which it is fastest. Both count sessions, and neither may run out of them: a claim of
+//! 32 and 64, at which it was fastest, each tried three times in turn. Both count sessions, and neither may run out of them: a claim of
 //! fewer than 50 ends the bare run with an error, and ours is told apart by what is left.
 
 use std::time::Duration;
@@ -19,6 +19,8 @@ const AGENTS: usize = 1_024;
 const BATCH: usize = 50;
 const BATCH_RATE: f64 = 50.0;
 const CHOICES: [usize; 5] = [4, 8, 16, 32, 64];
+/// How often each of these is tried: what is tried while a vacuum runs looks slow.
+const PASSES: usize = 3;
 /// More sessions a second than either side has ever been given here.
 const RATE_AT_MOST: usize = 40_000;
 
@@ -46,22 +48,14 @@ pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
     let mut agents = load::agents(&service, "p", bench.effort.size(AGENTS, 128)).await?;
     let short = bench.effort.time.min(Duration::from_secs(2));
     let choices = &CHOICES[..bench.effort.size(CHOICES.len(), 1)];
-    let mut best = (0.0, CHOICES[0]);
-    for &in_flight in choices {
-        let rate = ours(&service, &database, &mut agents, in_flight, short).await?;
-        if rate > best.0 {
-            best = (rate, in_flight);
+    let (mut of_ours, mut of_bare) = (vec![0.0; choices.len()], vec![0.0; choices.len()]);
+    for _ in 0..bench.effort.size(PASSES, 1) {
+        for (at, &count) in choices.iter().enumerate() {
+            of_ours[at] += ours(&service, &database, &mut agents, count, short).await?;
+            of_bare[at] += bare(bench, &database, count, short).await?;
         }
     }
-    let in_flight = best.1;
-    let mut best = (0.0, CHOICES[0]);
-    for &clients in choices {
-        let rate = bare(bench, &database, clients, short).await?;
-        if rate > best.0 {
-            best = (rate, clients);
-        }
-    }
-    let clients = best.1;
+    let (in_flight, clients) = (fastest(choices, &of_ours), fastest(choices, &of_bare));
     let time = bench.effort.time;
     let mut rounds = Vec::new();
     for _ in 0..bench.effort.rounds {
@@ -77,6 +71,11 @@ pub async fn run(bench: &Bench) -> Result<Vec<Line>> {
         &rounds,
         Target::AtLeast(0.9),
     )])
+}
+
+fn fastest(choices: &[usize], rates: &[f64]) -> usize {
+    let by_rate = choices.iter().zip(rates).max_by(|a, b| a.1.total_cmp(b.1));
+    by_rate.map_or(CHOICES[0], |(count, _)| *count)
 }
 
 async fn ours(
