@@ -34,14 +34,14 @@ async fn with_parked(max_sessions: i32) -> (TestServer, TestAgent, Parked) {
     let agent = server.agent("a", "p", "d", 4).await;
     let parked = agent.park(max_sessions, 30.0);
     server.has_parked("p", 1).await;
-    is_idle(&server).await;
+    is_idle(&server, "p").await;
     (server, agent, parked)
 }
 
-/// Waits until the dispatcher of pool `p` has nothing to do and somebody to give a session to.
-async fn is_idle(server: &TestServer) {
+/// Waits until the dispatcher of a pool has nothing to do and somebody to give a session to.
+pub async fn is_idle(server: &TestServer, pool: &str) {
     eventually("the dispatcher is idle", || async {
-        server.app.dispatchers.is_open("p")
+        server.app.dispatchers.is_open(pool)
     })
     .await;
 }
@@ -132,7 +132,7 @@ async fn who_wants_something_else_waits_for_a_round() {
         assert_eq!(session.assigned_agent_id, None, "{session:?}");
     }
     // Those who wait for what nobody here can give do not keep others waiting.
-    is_idle(&server).await;
+    is_idle(&server, "p").await;
     let session = make(&server, new("p")).await;
     assert_eq!(session.assigned_agent_id.as_deref(), Some("a"));
     let given = given(parked).await;
@@ -225,7 +225,7 @@ async fn a_queue_that_nobody_here_serves_keeps_no_one_waiting() {
         .await
         .expect("a share");
     waits(&sql, Some("full"), "{}").await;
-    is_idle(&server).await;
+    is_idle(&server, "p").await;
     let session = make(&server, new("p")).await;
     assert_eq!(session.assigned_agent_id.as_deref(), Some("a"));
     assert_eq!(given(parked).await[0].session.id, session.id);
@@ -251,7 +251,7 @@ async fn an_owner_with_a_limit_is_counted_by_a_round() {
     agent.accepts(&one, ReportedState::Running).await;
     let parked = agent.park(4, 30.0);
     server.has_parked("p", 1).await;
-    is_idle(&server).await;
+    is_idle(&server, "p").await;
     let second = make(&server, of()).await;
     assert_eq!(second.assigned_agent_id, None, "{second:?}");
     let other = make(&server, new("p")).await;
@@ -278,7 +278,7 @@ async fn other_work_of_a_parked_agent_comes_first() {
 }
 
 /// Nobody can insert a session until this is dropped or ended; what came before stays.
-pub async fn stopped(sql: &mut Client) -> tokio_postgres::Transaction<'_> {
+async fn stopped(sql: &mut Client) -> tokio_postgres::Transaction<'_> {
     let stopped = sql.transaction().await.expect("a transaction");
     stopped
         .batch_execute("LOCK TABLE sessions IN SHARE MODE")
@@ -288,22 +288,21 @@ pub async fn stopped(sql: &mut Client) -> tokio_postgres::Transaction<'_> {
 }
 
 /// Waits until so many transactions wait for a lock.
-pub async fn are_waiting(server: &TestServer, many: i64) {
+async fn are_waiting(server: &TestServer, many: i64) {
     let query = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%-- sessions::insert%'";
     eventually("they wait", || async { count(server, query).await >= many }).await;
 }
 
-#[tokio::test]
-async fn a_client_that_hung_up_meanwhile_has_the_offer_taken_back() {
-    let (server, agent, parked) = with_parked(1).await;
+/// Has a client hang up while a session is made and offered to it, in pool `p`: the offer is taken back.
+pub async fn assert_taken_back(server: &TestServer, agent: &TestAgent, parked: Parked) {
     let mut sql = server.database.client().await;
     let stop = stopped(&mut sql).await;
     let making = {
         let client = server.client.clone();
         tokio::spawn(async move { client.create_session(&new("p"), None).await })
     };
-    are_waiting(&server, 1).await;
+    are_waiting(server, 1).await;
     parked.abort();
     let _ = parked.await;
     // The server has heard of it once the connection is gone.
@@ -313,7 +312,7 @@ async fn a_client_that_hung_up_meanwhile_has_the_offer_taken_back() {
     .await;
     stop.rollback().await.expect("it ends");
     let session = making.await.expect("it ends").expect("it is made");
-    assert_eq!(session.assigned_agent_id.as_deref(), Some("a"));
+    assert_eq!(session.assigned_agent_id.as_ref(), Some(&agent.name));
     eventually("it is taken back", || async {
         server.get(session.id).await.assigned_agent_id.is_none()
     })
@@ -321,12 +320,14 @@ async fn a_client_that_hung_up_meanwhile_has_the_offer_taken_back() {
     let again = agent.claim(1, 5.0).await;
     assert_eq!((again[0].session.id, again[0].lease_epoch), (session.id, 2));
     let harmless = "SELECT count(*) FROM agents WHERE offers_lapsed > 0";
-    assert_eq!(
-        count(&server, harmless).await,
-        0,
-        "it counts against nobody"
-    );
-    the_books_agree(&server).await;
+    assert_eq!(count(server, harmless).await, 0, "it counts against nobody");
+    the_books_agree(server).await;
+}
+
+#[tokio::test]
+async fn a_client_that_hung_up_meanwhile_has_the_offer_taken_back() {
+    let (server, agent, parked) = with_parked(1).await;
+    assert_taken_back(&server, &agent, parked).await;
     server.stop().await;
 }
 

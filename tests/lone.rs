@@ -9,24 +9,21 @@ use lessor_protocol::{
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::creating::{Parked, are_waiting, given, make, new, stopped, transactions, waits};
+use crate::creating::{Parked, assert_taken_back, given, is_idle, make, new, transactions, waits};
 use crate::support::checks::{count, refused, the_books_agree};
 use crate::support::{TestAgent, TestServer, eventually};
-
-const TRANSACTION: &str = "claims::lone";
 
 /// The agent of a pool of its own, whose next session comes by one statement: it has been given one before.
 async fn ready(server: &TestServer, pool: &str, max_sessions: i32) -> (TestAgent, Parked) {
     server.pool(pool, |_| {}).await;
-    ready_in(server, pool, max_sessions).await
-}
-
-async fn ready_in(server: &TestServer, pool: &str, max_sessions: i32) -> (TestAgent, Parked) {
     let agent = server.agent(&format!("a-{pool}"), pool, "d", 4).await;
     let parked = park(server, pool, &agent, max_sessions).await;
     let first = make(server, new(pool)).await;
     assert!(first.offered_until.is_some(), "{pool}: {first:?}");
-    let parked = again(server, pool, &agent, max_sessions, parked).await;
+    for given in given(parked).await {
+        agent.accepts(&given, ReportedState::Running).await;
+    }
+    let parked = park(server, pool, &agent, max_sessions).await;
     (agent, parked)
 }
 
@@ -37,29 +34,9 @@ async fn park(server: &TestServer, pool: &str, agent: &TestAgent, max_sessions: 
     parked
 }
 
-async fn is_idle(server: &TestServer, pool: &str) {
-    eventually("the dispatcher is idle", || async {
-        server.app.dispatchers.is_open(pool)
-    })
-    .await;
-}
-
-/// Accepts what was given, and parks anew.
-async fn again(
-    server: &TestServer,
-    pool: &str,
-    agent: &TestAgent,
-    max_sessions: i32,
-    parked: Parked,
-) -> Parked {
-    for given in given(parked).await {
-        agent.accepts(&given, ReportedState::Running).await;
-    }
-    park(server, pool, agent, max_sessions).await
-}
-
+/// How often one was tried to be made by one statement.
 async fn lone(server: &TestServer) -> f64 {
-    transactions(server, TRANSACTION).await
+    transactions(server, "claims::lone").await
 }
 
 #[tokio::test]
@@ -296,29 +273,7 @@ async fn one_that_cannot_be_made_is_refused_for_its_own_reason() {
 async fn a_client_that_hung_up_meanwhile_has_the_offer_taken_back() {
     let server = TestServer::start().await;
     let (agent, parked) = ready(&server, "p", 1).await;
-    let mut sql = server.database.client().await;
-    let stop = stopped(&mut sql).await;
-    let making = {
-        let client = server.client.clone();
-        tokio::spawn(async move { client.create_session(&new("p"), None).await })
-    };
-    are_waiting(&server, 1).await;
-    parked.abort();
-    let _ = parked.await;
-    eventually("it is noticed", || async {
-        server.app.dispatchers.parked() == 0
-    })
-    .await;
-    stop.rollback().await.expect("it ends");
-    let session = making.await.expect("it ends").expect("it is made");
-    assert_eq!(session.assigned_agent_id.as_deref(), Some("a-p"));
+    assert_taken_back(&server, &agent, parked).await;
     assert_eq!(lone(&server).await, 1.0);
-    eventually("it is taken back", || async {
-        server.get(session.id).await.assigned_agent_id.is_none()
-    })
-    .await;
-    let again = agent.claim(1, 5.0).await;
-    assert_eq!((again[0].session.id, again[0].lease_epoch), (session.id, 2));
-    the_books_agree(&server).await;
     server.stop().await;
 }

@@ -289,9 +289,9 @@ async fn assert_plans_of_new_sessions(client: &Client, when: &str, generic: bool
     let before = plan(client, "text, text[]", BEFORE_NEW, values, generic).await;
     assert!(before.contains("pool_owners_pkey"), "{when}:\n{before}");
     let mut inserts = insert_texts().map(|text| (text, TO_INSERT)).to_vec();
-    inserts.push((lone_text().to_owned(), LONE));
+    inserts.push((lone_text(), LONE));
     for (text, values) in inserts {
-        let insert = plan(client, "", &text, values, generic).await;
+        let insert = plan(client, "", text, values, generic).await;
         assert!(insert.contains("agents_by_name"), "{when}:\n{insert}");
         for table in ["sessions", "agents"] {
             let whole = format!("Seq Scan on {table}");
@@ -347,7 +347,7 @@ fn planned_once() -> Vec<(&'static str, String, &'static str)> {
         ),
     ];
     for text in insert_texts() {
-        all.push(("", text, TO_INSERT));
+        all.push(("", text.to_owned(), TO_INSERT));
     }
     all.push(("", lone_text().to_owned(), LONE));
     let reported = LOCK_REPORTED.replace("{columns}", "s.*");

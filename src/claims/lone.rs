@@ -10,15 +10,15 @@ use std::sync::LazyLock;
 
 use chrono::{DateTime, Utc};
 use diesel::QueryableByName;
-use diesel::sql_types::{Integer, Json, Nullable, Text, Timestamptz};
+use diesel::sql_types::{Integer, Json};
 use diesel_async::RunQueryDsl;
-use lessor_protocol::{Action, Labels, PoolSpec, Scheduling};
+use lessor_protocol::{Action, Actor, Labels, PoolSpec, Scheduling};
 
 use super::dispatch::{Asking, LockedAgent, Round};
 use super::give::Given;
 use super::newcomers::Made;
 use crate::error::Result;
-use crate::sessions::{self, Assignee, Context, Draft, Home};
+use crate::sessions::{self, Assignee, Context, Draft, Inserted};
 use crate::shares::{self, Around};
 use crate::store::{AsJson, Db};
 use crate::wakeups::Hints;
@@ -45,7 +45,8 @@ pub struct Known {
 }
 
 impl Known {
-    fn context<'a>(&'a self, actor: &'a lessor_protocol::Actor, now: DateTime<Utc>) -> Context<'a> {
+    /// What is changed by it at a moment.
+    pub fn context<'a>(&'a self, actor: &'a Actor, now: DateTime<Utc>) -> Context<'a> {
         Context {
             now,
             pool: &self.rules,
@@ -57,12 +58,8 @@ impl Known {
 
 #[derive(QueryableByName)]
 struct Row {
-    #[diesel(sql_type = Text)]
-    platform: String,
-    #[diesel(sql_type = Nullable<Text>)]
-    region: Option<String>,
-    #[diesel(sql_type = Timestamptz)]
-    now: DateTime<Utc>,
+    #[diesel(embed)]
+    inserted: Inserted,
     #[diesel(sql_type = Integer)]
     capacity: i32,
     #[diesel(sql_type = Integer)]
@@ -108,13 +105,8 @@ pub async fn make(
         return Ok(None);
     };
     metrics::counter!("lessor_claim_statements_total").increment(1);
-    let mut draft = draft;
-    let home = Home {
-        name: pool.clone(),
-        platform: row.platform,
-        region: row.region,
-    };
-    draft.place(&home, row.now, 0);
+    let (mut draft, now) = (draft, row.inserted.now);
+    row.inserted.place(&mut draft, 0);
     let agent = LockedAgent {
         name: asking.agent.clone(),
         resource_domain,
@@ -126,18 +118,18 @@ pub async fn make(
         scheduling: Scheduling::Active,
         passed_over_until: None,
         labels: Labels::new(),
-        now: row.now,
+        now,
         last_of_domain: false,
         has_commands: false,
         lost: Vec::new(),
     };
     let mut given = Given::default();
-    let ctx = known.context(&actor, row.now);
+    let ctx = known.context(&actor, now);
     given.offer_new(&ctx, &mut draft, &agent, Action::Start);
     let rows = vec![draft.row];
     let hints = Hints::of_new(rows.iter());
     let round = Round::of_new(pool, vec![asking], around);
-    let mut done = given.into_done(&round, &[agent], &[], &HashMap::new(), (row.now, hints));
+    let mut done = given.into_done(&round, &[agent], &[], &HashMap::new(), (now, hints));
     done.placement = Some(known.rules.placement);
     Ok(Some(Made {
         rows,

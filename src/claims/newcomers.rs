@@ -168,12 +168,11 @@ async fn make_in(
     asking.retain(|asking| locked.iter().any(|l| l.agent.name == asking.agent));
     let round = Round::of_new(pool, asking, around);
     let actor = sessions::system("dispatcher");
-    let ctx = Context {
-        now,
-        pool: &rules,
-        actor: &actor,
+    let known = Known {
+        rules,
         epoch_floor: before.epoch_floor,
     };
+    let ctx = known.context(&actor, now);
     let may = |draft: &Draft| {
         let owner = draft.row.owner.as_ref();
         draft.starts_anywhere() && owner.is_none_or(|owner| !before.limited.contains(owner))
@@ -206,11 +205,7 @@ async fn make_in(
     let hints = Hints::of_new(rows.iter());
     let locked: Vec<LockedAgent> = locked.into_iter().map(|locked| locked.agent).collect();
     let mut done = given.into_done(&round, &locked, &candidates, &HashMap::new(), (now, hints));
-    done.placement = Some(rules.placement);
-    let known = Known {
-        rules,
-        epoch_floor: before.epoch_floor,
-    };
+    done.placement = Some(known.rules.placement);
     Ok(Made {
         rows,
         done,

@@ -1,6 +1,7 @@
 //! Inserting new sessions, in one statement: those that wait and those that are offered already.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::LazyLock;
 
 use chrono::{DateTime, Utc};
 use diesel::QueryableByName;
@@ -25,14 +26,10 @@ pub enum Those {
     Possible,
 }
 
-impl Those {
-    /// The statement's text.
-    fn text(self, named: bool) -> String {
-        // An insert that looks for conflicts first costs more.
-        let conflict = match self {
-            Self::Possible if named => "ON CONFLICT (name) WHERE name IS NOT NULL DO NOTHING",
-            Self::All | Self::Possible => "",
-        };
+/// The texts by which a name that is taken is an error, and by which it leaves its session out: an insert that looks
+/// for conflicts first costs more.
+static TEXTS: LazyLock<[String; 2]> = LazyLock::new(|| {
+    ["", "ON CONFLICT (name) WHERE name IS NOT NULL DO NOTHING"].map(|conflict| {
         text_of(&[
             ("{conflict}", conflict),
             ("{may}", ""),
@@ -40,6 +37,13 @@ impl Those {
             ("{given}", "true"),
             ("{more}", " FROM made m"),
         ])
+    })
+});
+
+impl Those {
+    /// The statement's text.
+    fn text(self, named: bool) -> &'static str {
+        &TEXTS[usize::from(self == Self::Possible && named)]
     }
 
     /// How many must be possible, of so many, for any to be inserted.
@@ -59,13 +63,13 @@ fn text_of(parts: &[(&str, &str)]) -> String {
 
 /// The texts of the statements that insert new sessions, so that tests can look at their plans.
 #[must_use]
-pub fn insert_texts() -> [String; 2] {
-    [Those::All.text(false), Those::Possible.text(true)]
+pub fn insert_texts() -> [&'static str; 2] {
+    TEXTS.each_ref().map(String::as_str)
 }
 
 /// The text of the statement that inserts a new session, offered already, where `may` has a row: a query that may
 /// lock the agent. Whether it does is all that `$4` and those after `$6` are for. The statement answers with
-/// `platform`, `region`, `now`, and the row of `may`.
+/// an [`Inserted`], and the row of `may`.
 #[must_use]
 pub fn text_if(may: &str) -> String {
     text_of(&[
@@ -93,16 +97,30 @@ pub fn to_insert<'a>(text: &'a str, drafts: &'a [Draft], fourth: i64) -> Stateme
         .bind::<Array<ArgAgent>, _>(agent_changes(&changed))
 }
 
+/// A session that was inserted, as the statement answers.
 #[derive(QueryableByName)]
-struct Made {
+pub struct Inserted {
     #[diesel(sql_type = SqlUuid)]
     id: Uuid,
     #[diesel(sql_type = Text)]
     platform: String,
     #[diesel(sql_type = Nullable<Text>)]
     region: Option<String>,
+    /// When the transaction began.
     #[diesel(sql_type = Timestamptz)]
-    now: DateTime<Utc>,
+    pub now: DateTime<Utc>,
+}
+
+impl Inserted {
+    /// Places it, the `index`th of its statement, as it stands in the database.
+    pub fn place(self, draft: &mut Draft, index: usize) {
+        let home = Home {
+            name: draft.row.agent_pool.clone(),
+            platform: self.platform,
+            region: self.region,
+        };
+        draft.place(&home, self.now, index);
+    }
 }
 
 /// Inserts new sessions with their events, each into the pool that its row names, and says of each
@@ -113,10 +131,10 @@ struct Made {
 pub async fn insert(conn: &mut Conn, drafts: &mut [Draft], those: Those) -> Result<Vec<bool>> {
     let named = drafts.iter().any(|draft| draft.row.name.is_some());
     let text = those.text(named);
-    let made: Vec<Made> = to_insert(&text, drafts, those.least(drafts.len()))
+    let made: Vec<Inserted> = to_insert(text, drafts, those.least(drafts.len()))
         .load(conn)
         .await?;
-    let mut made: HashMap<Uuid, Made> = made.into_iter().map(|made| (made.id, made)).collect();
+    let mut made: HashMap<Uuid, Inserted> = made.into_iter().map(|made| (made.id, made)).collect();
     Ok(drafts
         .iter_mut()
         .enumerate()
@@ -124,12 +142,7 @@ pub async fn insert(conn: &mut Conn, drafts: &mut [Draft], those: Those) -> Resu
             let Some(made) = made.remove(&draft.row.id) else {
                 return false;
             };
-            let home = Home {
-                name: draft.row.agent_pool.clone(),
-                platform: made.platform,
-                region: made.region,
-            };
-            draft.place(&home, made.now, index);
+            made.place(draft, index);
             true
         })
         .collect())
