@@ -21,7 +21,7 @@ use crate::app::App;
 use crate::config::Config;
 use crate::http::Preconditions;
 use crate::pools;
-use crate::serve::{self, Fatal, Running, Stop};
+use crate::serve::{self, Fatal, Running, Signals, Stop};
 use crate::sessions::{self, SessionFilter};
 
 const POOL: &str = "local";
@@ -50,7 +50,10 @@ pub async fn run(config: Config) -> Result<(), Fatal> {
             "dev gives its agents LESSOR_ADMIN_TOKEN; with LESSOR_ACCESS=tokens, set it".into(),
         );
     }
-    let prepared = serve::prepare(config).await?;
+    let mut signals = Signals::listen();
+    let Some(prepared) = serve::prepare_unless(&mut signals, config).await? else {
+        return Ok(());
+    };
     // Before the first request is answered: whoever asks finds the pool there.
     let pool = make_pool(&prepared.app).await;
     let running = prepared.serve();
@@ -70,7 +73,7 @@ pub async fn run(config: Config) -> Result<(), Fatal> {
     let mut living = Ok(Vec::new());
     let stopping = async {
         tokio::select! {
-            _ = serve::signalled() => {}
+            _ = signals.next() => {}
             () = watch(&mut fleet) => {}
         }
         eprintln!("\nStopping. The agents say goodbye; what they run lives on.");

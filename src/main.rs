@@ -6,7 +6,7 @@ use clap::Parser;
 use lessor::config::{self, Config};
 use lessor::import;
 use lessor::postgres::{GuardArgs, run_guarded_child};
-use lessor::serve::{self, Fatal};
+use lessor::serve::{self, Fatal, Signals};
 use lessor::store::{self, migrate};
 use lessor::{access, api, dev, leases, telemetry};
 
@@ -66,7 +66,11 @@ fn main() -> ExitCode {
     if let Command::Import(import) = command {
         return runtime.block_on(import::cli::run(import));
     }
-    match runtime.block_on(run(command)) {
+    let ended = runtime.block_on(run(command));
+    // What is done has been waited for. Whoever stops while the schema is migrated would wait for a database that
+    // does not answer.
+    runtime.shutdown_background();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lessor: {error}");
@@ -79,8 +83,11 @@ async fn run(command: Command) -> Result<(), Fatal> {
     match command {
         Command::Serve(config) => {
             telemetry::init_logs(config.log_format, &config.log)?;
-            let running = serve::start(config).await?;
-            running.until(serve::signalled()).await
+            let mut signals = Signals::listen();
+            let Some(prepared) = serve::prepare_unless(&mut signals, config).await? else {
+                return Ok(());
+            };
+            prepared.serve().until(signals.next()).await
         }
         Command::Dev(config) => {
             telemetry::init_logs(config.log_format, &config.log)?;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::access;
@@ -74,6 +75,24 @@ pub enum Stop {
 /// As [`prepare`].
 pub async fn start(config: Config) -> Result<Running, Fatal> {
     Ok(prepare(config).await?.serve())
+}
+
+/// As [`prepare`], unless a signal comes first. Then nobody has been answered and there is nothing to stop in
+/// order: what was begun ends with the process.
+///
+/// # Errors
+/// As [`prepare`].
+pub async fn prepare_unless(
+    signals: &mut Signals,
+    config: Config,
+) -> Result<Option<Prepared>, Fatal> {
+    tokio::select! {
+        prepared = prepare(config) => prepared.map(Some),
+        _ = signals.next() => {
+            tracing::info!("stopped before it served");
+            Ok(None)
+        }
+    }
 }
 
 /// Prepares the service: socket, database, migrations, background tasks.
@@ -246,10 +265,11 @@ impl Running {
                 tracing::info!(delay = ?self.patience.delay, "about to stop; serving on");
                 self.app.begin_leave();
                 let delay = self.patience.delay;
+                let mut again = Signals::listen();
                 let noticed = async {
                     tokio::select! {
                         () = tokio::time::sleep(delay) => {}
-                        _ = signalled() => {}
+                        _ = again.next() => {}
                     }
                 };
                 self.unless_broken(noticed).await
@@ -299,20 +319,29 @@ impl Running {
     }
 }
 
-/// Resolves on SIGTERM or Ctrl-C.
-pub async fn signalled() -> Stop {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
-            tokio::select! {
+/// SIGTERM and Ctrl-C. They are heard from when this is made, and no more by what the system does with them: it
+/// would end a process that starts, or one that answers already and has not come to listen for them; and as the first
+/// of a container it would not hear them at all.
+pub struct Signals(Option<(Signal, Signal)>);
+
+impl Signals {
+    /// Begins to listen.
+    #[must_use]
+    pub fn listen() -> Self {
+        let both = signal(SignalKind::terminate())
+            .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
+        Self(both.ok())
+    }
+
+    /// The next of them since then.
+    pub async fn next(&mut self) -> Stop {
+        match &mut self.0 {
+            Some((terminate, interrupt)) => tokio::select! {
                 _ = terminate.recv() => Stop::WhenNoticed,
                 _ = interrupt.recv() => Stop::AtOnce,
-            }
+            },
+            // Without handlers the signals end the process, which loses nothing that was acknowledged.
+            None => std::future::pending().await,
         }
-        // Without handlers the signals end the process, which loses nothing that was acknowledged.
-        _ => std::future::pending().await,
     }
 }

@@ -706,6 +706,18 @@ async fn on_lost_restart_starts_it_in_another_domain() {
     assert_eq!(start.session.attempt, held.session.attempt + 1);
     assert_eq!(start.session.platform_resource_id, None);
     assert!(start.session.endpoint.is_none());
+    // An agent that asks again before it has reported is told the same, however often.
+    for turn in 0..2 {
+        let again = other.claim(1, 5.0).await.remove(0);
+        assert_eq!(
+            (again.session.id, again.action, again.lease_epoch),
+            (session, Action::Start, start.lease_epoch),
+            "turn {turn}"
+        );
+        assert_eq!(again.session.attempt, start.session.attempt);
+        assert_eq!(again.session.platform_resource_id, None);
+        assert!(again.session.endpoint.is_none());
+    }
     // Only the acceptance decides.
     assert!(leftovers(&server, session).await.is_empty());
     other.accepts(&start, ReportedState::Starting).await;

@@ -381,6 +381,23 @@ async fn whoever_waits_at_a_terminal_does_not_wait_for_load_balancers() {
 }
 
 #[tokio::test]
+async fn a_server_that_still_starts_ends_when_it_is_told_to() {
+    // A database that takes connections and never answers.
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
+    let port = mute.local_addr().expect("an address").port();
+    let url = format!("postgres://lessor@127.0.0.1:{port}/lessor");
+    for tell in [ServerProcess::terminate, ServerProcess::interrupt] {
+        let mut server = ServerProcess::begin(&url, &[], None).await;
+        let _waits = mute.accept().await.expect("it begins to migrate");
+        tell(&server);
+        let status = server.ends_within(Duration::from_secs(10)).await;
+        assert_eq!(status.code(), Some(0), "{status}");
+    }
+}
+
+#[tokio::test]
 async fn the_runbook_of_replacing_servers() {
     let server = TestServer::start().await;
     server.pool("p", |_| {}).await;

@@ -102,10 +102,9 @@ impl Given {
                 continue;
             }
             holder.room = holder.room.saturating_sub(1);
-            let name = holder.name.clone();
             let mut draft = Draft::of(row);
             draft.deliver(ctx);
-            self.tell(&draft.row, &name, None);
+            self.tell(&draft.row, &holder.name, &holder.resource_domain);
             self.drafts.push(draft);
         }
         let told = names.into_iter().filter(|name| !left_out.contains(name));
@@ -178,7 +177,7 @@ impl Given {
         self.picked.insert(row.id);
         let mut draft = Draft::of(row);
         draft.offer(ctx, &assignee, action);
-        self.tell(&draft.row, &assignee.name, Some(&assignee));
+        self.tell(&draft.row, &assignee.name, &assignee.resource_domain);
         self.drafts.push(draft);
     }
 
@@ -192,17 +191,14 @@ impl Given {
     ) {
         let assignee = assignee(agent);
         draft.offer(ctx, &assignee, action);
-        self.tell(&draft.row, &assignee.name, Some(&assignee));
+        self.tell(&draft.row, &assignee.name, &assignee.resource_domain);
     }
 
-    fn tell(&mut self, row: &SessionRow, agent: &str, offered_to: Option<&Assignee>) {
+    fn tell(&mut self, row: &SessionRow, agent: &str, domain: &str) {
         let action = row.assigned_action.unwrap_or(Action::Adopt);
         let mut session: lessor_protocol::Session = row.clone().into();
-        let elsewhere = offered_to.is_some_and(|to| {
-            row.resource_domain
-                .as_ref()
-                .is_some_and(|domain| *domain != to.resource_domain)
-        });
+        let own = row.resource_domain.as_deref();
+        let elsewhere = row.is_offered() && own.is_some_and(|own| own != domain);
         if elsewhere {
             // It will be a new attempt once it is accepted, and resources are named by that.
             session.attempt += 1;

@@ -59,7 +59,11 @@ impl Draft {
     /// Notes that the assignee was told once more what to do, and when it is to be told again:
     /// after 1, 2, 4 … s, at the latest at the pool's accept timeout.
     pub fn deliver(&mut self, ctx: &Context<'_>) {
-        self.row.assigned_action = Some(self.row.next().action().unwrap_or(Action::Adopt));
+        // An offer stands as it was made: what is wanted has not changed since, or it would be void. Where it is
+        // made to an agent of another domain, it is not what the state alone would ask for.
+        if self.row.is_held() {
+            self.row.assigned_action = Some(self.row.next().action().unwrap_or(Action::Adopt));
+        }
         let doublings = self.row.deliveries.saturating_sub(1).clamp(0, 12);
         let pause = if self.row.deliveries == 0 {
             0.0
