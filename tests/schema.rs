@@ -169,6 +169,34 @@ const REFUSED: &[(&str, &str)] = &[
         "sessions SET stopping_attempt = 1 WHERE name = 'waits'",
     ),
     (
+        "who_waits_for_a_stop_is_held_back",
+        "sessions SET stopping_lease_until = now() WHERE name = 'waits'",
+    ),
+    (
+        "a_name_is_of_its_pools_tenant",
+        "sessions SET name = 't~waits' WHERE name = 'waits'",
+    ),
+    (
+        "timeouts_are_lengths",
+        "sessions SET idle_timeout_seconds = 1, max_duration_seconds = 0 WHERE name = 'waits'",
+    ),
+    (
+        "timeouts_are_lengths",
+        "sessions SET idle_timeout_seconds = 0 WHERE name = 'waits'",
+    ),
+    (
+        "sessions_restart_check",
+        "sessions SET restart = 'always' WHERE name = 'waits'",
+    ),
+    (
+        "sessions_idle_action_check",
+        "sessions SET idle_action = 'wait' WHERE name = 'waits'",
+    ),
+    (
+        "sessions_assigned_action_check",
+        "sessions SET assigned_action = 'rest' WHERE name = 'held'",
+    ),
+    (
         "sessions_state_check",
         "sessions SET state = 'asleep' WHERE name = 'held'",
     ),
@@ -258,6 +286,50 @@ async fn rows_whose_state_and_columns_do_not_belong_together_are_refused() {
         let taken = undone.execute(&format!("UPDATE {change}"), &[]).await;
         assert_eq!(taken.expect(change), 1, "{change}");
         undone.rollback().await.expect("as it was");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_has_a_name_of_its_pools_tenant_and_keeps_it() {
+    let server = TestServer::start().await;
+    for pool in ["p", "q", "t~p"] {
+        server.pool(pool, |_| {}).await;
+    }
+    server.agent("a", "p", "d", 1).await;
+    let client = server.database.client().await;
+    let copied = |name: &str, pool: &str| {
+        format!(
+            "INSERT INTO agents (name, pool, resource_domain, capacity, protocol_version, incarnation, live,
+                lease_expires_at, last_heartbeat_at, registered_at)
+            SELECT '{name}', '{pool}', resource_domain, capacity, protocol_version, incarnation, live,
+                lease_expires_at, last_heartbeat_at, registered_at
+            FROM agents WHERE name = 'a'"
+        )
+    };
+    let is_not = "an_agent_is_of_its_pools_tenant";
+    for (constraint, change) in [
+        (Some("agent_names_name_check"), copied("A", "p")),
+        (Some("agent_names_name_check"), copied("t~u~a", "t~p")),
+        (Some("agent_names_pkey"), copied("a", "p")),
+        (Some(is_not), copied("b", "t~p")),
+        (Some(is_not), copied("t~a", "p")),
+        (Some(is_not), copied("u~a", "t~p")),
+        (Some(is_not), "UPDATE agents SET pool = 't~p'".to_owned()),
+        (None, "UPDATE agents SET name = 'b'".to_owned()),
+    ] {
+        let error = client.execute(&change, &[]).await.expect_err(&change);
+        let error = error.as_db_error().expect("PostgreSQL says no");
+        assert!(error.code().code().starts_with("23"), "{change}: {error}");
+        assert_eq!(error.constraint(), constraint, "{change}: {error}");
+    }
+    for change in [
+        copied("t~a", "t~p"),
+        copied("b", "p"),
+        "UPDATE agents SET pool = 'q' WHERE name = 'a'".to_owned(),
+        "UPDATE agents SET capacity = 2 WHERE name = 'a'".to_owned(),
+    ] {
+        assert_eq!(client.execute(&change, &[]).await.expect(&change), 1);
     }
     server.stop().await;
 }
