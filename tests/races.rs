@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use lessor_client::Client;
 use lessor_protocol::{
-    Action, Assignment, CordonRequest, HeldSession, Outcome, Report, ReportedState,
+    Action, Assignment, CordonRequest, HeldSession, NewSession, NewSessions, Outcome, Report,
+    ReportedState,
 };
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::support::postgres::TestDatabase;
@@ -466,4 +468,51 @@ async fn watch_counts(database: Arc<TestDatabase>, over: Arc<AtomicBool>) -> usi
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
     looks
+}
+
+/// So many that two rounds run at the same time, the second beside the end of the first.
+const CROWD: usize = 450;
+
+#[tokio::test]
+async fn two_rounds_at_a_time_leave_nobody_to_the_safety_poll() {
+    let server = TestServer::start().await;
+    server
+        .pool("p", |pool| pool.accept_timeout_seconds = 600.0)
+        .await;
+    let registering = (0..CROWD).map(|n| {
+        let server = &server;
+        async move { server.agent(&format!("a{n:03}"), "p", "d", 100).await }
+    });
+    let agents = futures_util::future::join_all(registering).await;
+    let new = NewSession::in_pool("p", &json!({})).expect("a spec");
+    let news = NewSessions {
+        sessions: vec![new; CROWD],
+    };
+    let mut waits = Vec::new();
+    for _ in 0..6 {
+        let polls: Vec<_> = agents.iter().map(|agent| agent.park(1, 50.0)).collect();
+        server.has_parked("p", CROWD).await;
+        let made = server.client.create_sessions(&news, None).await;
+        assert_eq!(made.expect("made").items.len(), CROWD);
+        let answered = polls
+            .into_iter()
+            .zip(&agents)
+            .map(|(poll, agent)| async move {
+                let claimed = poll.await.expect("the task").expect("it may claim");
+                (Instant::now(), agent, claimed.assignments)
+            });
+        let answered = futures_util::future::join_all(answered).await;
+        let mut at: Vec<_> = answered.iter().map(|(at, ..)| *at).collect();
+        at.sort();
+        // However slow the machine is, the last few come soon after those before them.
+        waits.push(at[CROWD - 1] - at[CROWD - 20]);
+        let accepting = answered.iter().map(|(_, agent, given)| async move {
+            assert_eq!(given.len(), 1, "{}", agent.name);
+            agent.accepts(&given[0], ReportedState::Running).await;
+        });
+        futures_util::future::join_all(accepting).await;
+    }
+    let late = waits.iter().filter(|wait| wait.as_secs_f64() > 1.0);
+    assert!(late.count() < 2, "{waits:?}");
+    server.stop().await;
 }

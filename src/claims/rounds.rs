@@ -6,7 +6,8 @@
 //! Invariants:
 //! - No agent is in two rounds at a time, so each is answered by one.
 //! - What is remembered of queues is one round's. While there is any, rounds follow each other.
-//! - To the database two rounds are as those of two servers.
+//! - To the database two rounds are as those of two servers. One of them locks heads that it does not give, and the
+//!   other passes by these: what it misses so is looked for once more.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -44,14 +45,22 @@ struct Begun {
 struct Rounds {
     tasks: JoinSet<Result<Done>>,
     running: HashMap<Id, Begun>,
-    /// Agents that rounds were begun with.
+    /// Agents that rounds were begun with, and that are not to be looked at once more.
     tried: HashSet<String>,
     /// Whom the next ones look at for starts, in this order.
     in_line: VecDeque<String>,
+    /// Whether one that gave something has left some, while another one ran.
+    left_some: bool,
+    /// How many starts such others did not find.
+    missing: usize,
 }
 
 impl Rounds {
     fn begin(&mut self, db: &Db, (round, fresh): (Round, BTreeSet<String>)) {
+        if self.running.is_empty() {
+            // Nobody has anything locked that this one could miss.
+            (self.left_some, self.missing) = (false, 0);
+        }
         let (db, round) = (db.clone(), Arc::new(round));
         let of_task = Arc::clone(&round);
         let task = self.tasks.spawn(async move {
@@ -81,6 +90,24 @@ impl Rounds {
         self.running.remove(&id).map(|begun| (begun, done))
     }
 
+    /// How many starts are to be looked for once more, by anybody: those that one of two rounds has missed, where the
+    /// other one says that it has left some. Each time something was given, so there is an end to it.
+    fn missed(&mut self, round: &Round, done: &Done) -> usize {
+        if done.more_starts {
+            self.left_some |= done.started > 0;
+        } else {
+            self.missing += round.starts.saturating_sub(done.started);
+        }
+        if !self.left_some || self.missing == 0 {
+            return 0;
+        }
+        self.left_some = false;
+        let running = self.running.values();
+        let asking = running.flat_map(|begun| &begun.round.asking);
+        self.tried = asking.map(|asking| asking.agent.clone()).collect();
+        std::mem::take(&mut self.missing)
+    }
+
     /// Whether one that runs has what is remembered of queues.
     fn remember(&self) -> bool {
         let mut running = self.running.values();
@@ -103,7 +130,13 @@ impl Dispatcher {
             let Some((begun, done)) = rounds.end().await else {
                 break;
             };
-            goes_on &= self.settle_round(begun, done, rounds.tried.len()).await;
+            let tried = rounds.tried.len();
+            let missed = match &done {
+                Ok(done) => rounds.missed(&begun.round, done),
+                Err(_) => 0,
+            };
+            goes_on &= self.settle_round(begun, done, tried).await;
+            self.starts = self.starts.saturating_add(missed);
         }
     }
 
