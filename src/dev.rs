@@ -37,7 +37,7 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// Runs the fleet until a signal.
 ///
 /// # Errors
-/// As [`serve::start`]; and when the agents cannot be started.
+/// As [`serve::prepare`]; and when the agents cannot be started.
 pub async fn run(config: Config) -> Result<(), Fatal> {
     if config.wire.tls_cert.is_some() {
         return Err("the fleet of `lessor dev` speaks plain HTTP on one machine; unset LESSOR_TLS_CERT, or use `lessor serve`".into());

@@ -69,14 +69,6 @@ pub enum Stop {
     AtOnce,
 }
 
-/// Starts the service and answers.
-///
-/// # Errors
-/// As [`prepare`].
-pub async fn start(config: Config) -> Result<Running, Fatal> {
-    Ok(prepare(config).await?.serve())
-}
-
 /// As [`prepare`], unless a signal comes first. Then nobody has been answered and there is nothing to stop in
 /// order: what was begun ends with the process.
 ///

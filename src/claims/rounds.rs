@@ -49,9 +49,9 @@ struct Rounds {
     tried: HashSet<String>,
     /// Whom the next ones look at for starts, in this order.
     in_line: VecDeque<String>,
-    /// Whether one that gave something has left some, while another one ran.
+    /// Whether one that gave something has left some, since nobody ran.
     left_some: bool,
-    /// How many starts such others did not find.
+    /// How many starts others did not find since then.
     missing: usize,
 }
 
