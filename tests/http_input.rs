@@ -599,6 +599,13 @@ async fn what_is_not_there_is_named() {
             (404, "agent_not_registered"),
             "",
         ),
+        wrong(
+            "goodbye of what no agent can be",
+            ("DELETE", "/v1/agents/no%2Cname?incarnation=1"),
+            "",
+            (404, "agent_not_registered"),
+            "",
+        ),
         wrong("path", ("GET", "/v1/nothing"), "", (404, "not_found"), ""),
         wrong("path", ("GET", "/nothing"), "", (404, "not_found"), ""),
         wrong(

@@ -309,8 +309,8 @@ async fn an_agent_has_a_name_of_its_pools_tenant_and_keeps_it() {
     };
     let is_not = "an_agent_is_of_its_pools_tenant";
     for (constraint, change) in [
-        (Some("agent_names_name_check"), copied("A", "p")),
-        (Some("agent_names_name_check"), copied("t~u~a", "t~p")),
+        (Some("agents_name_check"), copied("A", "p")),
+        (Some("agents_name_check"), copied("t~u~a", "t~p")),
         (Some("agent_names_pkey"), copied("a", "p")),
         (Some(is_not), copied("b", "t~p")),
         (Some(is_not), copied("t~a", "p")),

@@ -35,6 +35,8 @@ ALTER TABLE sessions
 ALTER TABLE agents
     DROP CONSTRAINT agents_drain_state_check,
     ADD CONSTRAINT agents_drain_state_check CHECK (drain_state IN ('draining', 'drained'));
+DROP TRIGGER agents_name_check ON agents;
+DROP FUNCTION refuse_agent_name;
 DROP TRIGGER an_agent_is_of_its_pools_tenant ON agents;
 DROP FUNCTION refuse_agent_of_another_tenant;
 DROP TRIGGER agents_keep_their_name ON agents;
@@ -44,4 +46,3 @@ ALTER TABLE agents
     ADD CONSTRAINT an_agent_is_of_its_pools_tenant CHECK (
         CASE WHEN name LIKE '%~%' THEN split_part(name, '~', 1) ELSE '' END
         = CASE WHEN pool LIKE '%~%' THEN split_part(pool, '~', 1) ELSE '' END) NOT VALID;
-ALTER TABLE agent_names DROP CONSTRAINT agent_names_name_check;

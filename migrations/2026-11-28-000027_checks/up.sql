@@ -3,10 +3,18 @@
 -- few bytes and not a node of its own; and what cannot change after an agent was made is looked at then.
 
 -- The form of an agent's name took a twentieth of what the database did for claims: each renewal and each offer had it
--- matched again. A name is an agent's by its row here, and never changes.
-ALTER TABLE agent_names ADD CONSTRAINT agent_names_name_check
-    CHECK (name ~ '^([a-z0-9][a-z0-9._-]{0,62}~)?[a-z0-9][a-z0-9._-]{0,127}$');
+-- matched again. A name never changes.
 ALTER TABLE agents DROP CONSTRAINT agents_name_check, DROP CONSTRAINT an_agent_is_of_its_pools_tenant;
+CREATE FUNCTION refuse_agent_name() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE check_violation USING MESSAGE = format('no agent can have the name %L', NEW.name),
+        TABLE = 'agents', COLUMN = 'name', CONSTRAINT = 'agents_name_check';
+END
+$$;
+COMMENT ON FUNCTION refuse_agent_name IS 'Refuses a name that is none of an agent';
+CREATE TRIGGER agents_name_check AFTER INSERT ON agents FOR EACH ROW
+    WHEN (NEW.name !~ '^([a-z0-9][a-z0-9._-]{0,62}~)?[a-z0-9][a-z0-9._-]{0,127}$')
+    EXECUTE FUNCTION refuse_agent_name();
 
 -- After, as before an update it would have every generated column made anew whatever is changed.
 DROP TRIGGER agents_keep_their_name ON agents;
