@@ -314,7 +314,7 @@ impl Dispatcher {
             self.starts = self.starts.saturating_add(left);
             self.selects |= round.selects && self.starts > 0;
         } else if round.starts > 0 {
-            // There is no more than what a round beside this one has, which will say so.
+            // There is no more than what a round beside this one has; what that one leaves, `missed` knows of.
             self.take_starts(usize::MAX);
         }
         // What a domain's agents cannot take (no slot, cordoned, avoided) is not tried on thousands.
