@@ -136,6 +136,7 @@ impl Dispatcher {
                 Err(_) => 0,
             };
             goes_on &= self.settle_round(begun, done, tried).await;
+            // After that, which forgets all that is left where this round has found no more.
             self.starts = self.starts.saturating_add(missed);
         }
     }
